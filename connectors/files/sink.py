@@ -1,0 +1,193 @@
+"""FileSink: files that appear when the checkpoint that covers them is complete, and not before."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+from pathlib import Path
+from typing import IO, Any, Literal, TypeVar
+
+import zstandard
+
+from streamline.batch import Batch
+from streamline.errors import ConnectorError, UsageError
+from streamline.formats import Format
+from streamline.io import Committable, Guarantee, Sink, SinkWriter, WriterContext
+
+T = TypeVar("T")
+PENDING = ".pending"
+_BUFFER_BYTES = 1 << 18
+
+
+class FileSink(Sink[T]):
+    """Writes files named ``part-*`` into a folder, exactly once.
+
+    Records of one epoch stand under ``.pending/`` in the folder until the checkpoint is
+    complete; then their file is renamed. A job that starts over replaces what it wrote before.
+
+    Args:
+        directory: The folder; made if it is not there.
+        format: How values are encoded.
+        compression: Pack each file with gzip or zstd.
+        if_exists: What a job that starts from scratch does with files that this sink of this job
+            wrote in an earlier run: replace them, keep and append to them, or fail.
+
+    Raises:
+        UsageError: For an argument that cannot be.
+    """
+
+    guarantee = Guarantee.EXACTLY_ONCE
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        format: Format[Any],
+        *,
+        compression: Literal["gzip", "zstd"] | None = None,
+        if_exists: Literal["replace", "append", "fail"] = "replace",
+    ) -> None:
+        if not isinstance(format, Format):
+            raise UsageError(
+                f"FileSink(format=...) needs a format such as sl.Json(), not {format!r}"
+            )
+        if compression not in (None, "gzip", "zstd"):
+            raise UsageError(f'compression={compression!r} must be "gzip", "zstd" or None')
+        if if_exists not in ("replace", "append", "fail"):
+            raise UsageError(f'if_exists={if_exists!r} must be "replace", "append" or "fail"')
+        self.directory = os.fspath(directory)
+        self.format = format
+        self.compression = compression
+        self.if_exists = if_exists
+
+    def writer(self) -> SinkWriter[T]:
+        return FileWriter(self)
+
+
+class FileWriter(SinkWriter[T]):
+    """Writes one file per epoch."""
+
+    def __init__(self, sink: FileSink[T]) -> None:
+        self._sink = sink
+        self._folder = Path(sink.directory)
+        self._pending = self._folder / PENDING
+        packed = {"gzip": ".gz", "zstd": ".zst", None: ""}[sink.compression]
+        self._suffix = sink.format.suffix + packed
+        self._file: IO[bytes] | None = None
+        self._path: Path | None = None
+        self._number = 0
+
+    async def open(self, context: WriterContext) -> None:
+        self._context = context
+        # Marks the files of this sink of this job among others in the folder.
+        name = f"{context.job}/{context.node}".encode()
+        self._tag = hashlib.blake2b(name, digest_size=4).hexdigest()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            if context.index == 0 and not context.restored:
+                self._start_over()
+        except OSError as error:
+            raise self._broken(self._folder, error) from error
+
+    async def recover(self, committables: list[Committable]) -> None:
+        await self.commit(committables)
+        run = self._context.run
+        try:
+            for path in self._pending.glob(f"{self._tag}-*"):
+                if path.name.split("-")[1] != run:
+                    path.unlink(missing_ok=True)
+        except OSError as error:
+            raise self._broken(self._pending, error) from error
+
+    def write(self, batch: Batch) -> None:
+        data = self._sink.format.encode_lines(batch.to_rows().values)
+        try:
+            if self._file is None:
+                self._file = self._begin()
+            self._file.write(data)
+        except OSError as error:
+            raise self._broken(self._path or self._pending, error) from error
+        self._context.counters.bytes_out += len(data)
+
+    async def prepare(self, epoch: int) -> list[Committable]:
+        file, path = self._file, self._path
+        if file is None or path is None:
+            return []
+        self._file = self._path = None
+        try:
+            file.flush()
+            file.close()
+            _sync(path)
+            _sync(self._pending)
+        except OSError as error:
+            raise self._broken(path, error) from error
+        context = self._context
+        final = f"part-{self._tag}-{context.index:05d}-{epoch:08d}-{context.run}{self._suffix}"
+        return [[path.name, final]]
+
+    async def commit(self, committables: list[Committable]) -> None:
+        for name, final in committables:
+            target = self._folder / final
+            try:
+                (self._pending / name).replace(target)
+            except FileNotFoundError:
+                if not target.exists():
+                    raise ConnectorError(
+                        f"sink {self._context.node!r}: {target} was written and covered by a "
+                        "checkpoint, but now neither it nor its pending file is there; somebody "
+                        "removed it, and its records are lost"
+                    ) from None
+            except OSError as error:
+                raise self._broken(target, error) from error
+        if committables:
+            _sync(self._folder)
+
+    async def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        try:
+            self._pending.rmdir()
+        except OSError:
+            pass  # not there, or files of others are in it
+
+    def _begin(self) -> IO[bytes]:
+        self._pending.mkdir(parents=True, exist_ok=True)
+        context = self._context
+        self._number += 1
+        name = f"{self._tag}-{context.run}-{context.index:05d}-{self._number:08d}{self._suffix}"
+        self._path = self._pending / name
+        file: IO[bytes]
+        if self._sink.compression == "gzip":
+            file = gzip.open(self._path, "wb", compresslevel=5)  # type: ignore[assignment]
+        elif self._sink.compression == "zstd":
+            file = zstandard.open(self._path, "wb")
+        else:
+            file = self._path.open("wb", buffering=_BUFFER_BYTES)
+        if self._sink.format.header is not None:
+            file.write(self._sink.format.header)
+        return file
+
+    def _start_over(self) -> None:
+        """Deal with the files that an earlier run of this very sink left."""
+        old = sorted(self._folder.glob(f"part-{self._tag}-*"))
+        if not old or self._sink.if_exists == "append":
+            return
+        if self._sink.if_exists == "fail":
+            raise ConnectorError(
+                f"sink {self._context.node!r}: {self._folder} holds {len(old)} files of an earlier "
+                'run; remove them, or give FileSink if_exists="replace" or "append"'
+            )
+        for path in old:
+            path.unlink(missing_ok=True)
+
+    def _broken(self, path: Path, error: OSError) -> ConnectorError:
+        return ConnectorError(f"sink {self._context.node!r} cannot write {path}: {error}")
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,439 @@
+"""FileSource: lines of files as records, by partition, in order of event time."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import io
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import zstandard
+
+from streamline.batch import Batch, RowBatch
+from streamline.config import Duration, positive_duration_ms
+from streamline.connectors.files.partitions import COMPRESSED, Split, find_files, split_file
+from streamline.errors import ConnectorError, DecodeError, UsageError
+from streamline.formats import Format
+from streamline.io import DeadLetter, Position, ReaderContext, Source, SourceReader
+from streamline.messages import MIN_TIMESTAMP
+
+T = TypeVar("T")
+_OPEN_FILES = 64
+_FIRST_LINE_BYTES = 64
+_SHOWN_BYTES = 120
+
+
+class FileSource(Source[T]):
+    """Reads a file, all files of a folder, or those a pattern matches.
+
+    A file that ends in ``.gz`` or ``.zst`` is unpacked. Large plain files are cut at line
+    breaks into partitions that are read side by side.
+
+    Args:
+        path: A file, a folder, or a pattern such as ``"logs/*.jsonl"``.
+        format: How a line is decoded.
+        follow: Do not end: wait for more lines, and for new files.
+        split_bytes: About how long a partition of a plain file is.
+        poll_every: How often followed files are looked at when there is nothing to read.
+
+    Raises:
+        UsageError: For a format or length that cannot be.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        format: Format[T],
+        *,
+        follow: bool = False,
+        split_bytes: int = 16 << 20,
+        poll_every: Duration = "200ms",
+    ) -> None:
+        if not isinstance(format, Format):
+            raise UsageError(
+                f"FileSource(format=...) needs a format such as sl.Json(), not {format!r}"
+            )
+        if split_bytes < 1:
+            raise UsageError(f"split_bytes={split_bytes} must be at least 1")
+        self.path = os.fspath(path)
+        self.format = format
+        self.follow = follow
+        self.split_bytes = split_bytes
+        self.poll_ms = positive_duration_ms(poll_every, "poll_every")
+
+    @property
+    def bounded(self) -> bool:
+        return not self.follow
+
+    @property
+    def dead_letters(self) -> bool:
+        return self.format.on_error == "dead_letter"
+
+    async def discover(self) -> list[str]:
+        whole = self.follow or not self.format.separator
+        try:
+            files = find_files(self.path)
+        except ConnectorError:
+            if self.follow and Path(self.path).is_dir():
+                return []
+            raise
+        for file in files:
+            if not os.access(file, os.R_OK):
+                raise ConnectorError(f"the file {str(file)!r} cannot be read: permission denied")
+            if self.follow and file.suffix in COMPRESSED:
+                raise ConnectorError(f"the compressed file {str(file)!r} cannot be followed")
+        return [
+            split.name()
+            for file in files
+            for split in split_file(file, self.split_bytes, whole=whole)
+        ]
+
+    def reader(self) -> SourceReader[T]:
+        return FileReader(self)
+
+
+class _Partition:
+    """Where reading stands in one split."""
+
+    def __init__(self, name: str, position: int | None, *, follow: bool) -> None:
+        self.name = name
+        self.split = Split.parse(name)
+        self.follow = follow
+        self.position = position  # None: the first line break has not been looked for
+        self.tail = b""  # of values that are not lines: bytes read but not used yet
+
+
+class FileReader(SourceReader[T]):
+    """Reads splits of files; the position is a byte offset into the unpacked file."""
+
+    def __init__(self, source: FileSource[T]) -> None:
+        self._source = source
+        self._format = source.format
+        self._partitions: dict[str, _Partition] = {}
+        self._files: OrderedDict[str, IO[bytes]] = OrderedDict()
+        self._current: str | None = None
+        self._fresh: list[str] = []
+        self._quiet: set[str] = set()
+        self._line_bytes = float(_FIRST_LINE_BYTES)
+        self.active: set[str] = set()
+
+    async def open(self, context: ReaderContext) -> None:
+        self._context = context
+
+    def assign(self, positions: Mapping[str, Position | None]) -> None:
+        for name, position in sorted(positions.items()):
+            if name in self._partitions:
+                continue
+            partition = _Partition(name, None, follow=self._source.follow)
+            self._partitions[name] = partition
+            ended = False
+            if position is not None:
+                partition.position, ended = position
+            if not ended:
+                self.active.add(name)
+                if position is None:
+                    self._fresh.append(name)
+
+    def poll(self) -> Batch | None:
+        while True:
+            name = self._choose()
+            if name is None:
+                self._quiet.clear()
+                return None
+            batch = self._read(self._partitions[name])
+            if batch is not None:
+                return batch
+
+    async def wait(self) -> None:
+        if self._source.follow:
+            await asyncio.sleep(self._source.poll_ms / 1000)
+
+    def snapshot(self) -> dict[str, Position]:
+        return {
+            name: None
+            if partition.position is None and name in self.active
+            else [partition.position, name not in self.active]
+            for name, partition in self._partitions.items()
+        }
+
+    async def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    # ------------------------------------------------------------------ choosing
+
+    def _choose(self) -> str | None:
+        """Unread partitions first, to learn their time; then the one furthest behind."""
+        while self._fresh:
+            name = self._fresh.pop(0)
+            if name in self.active:
+                self._current = name
+                return name
+        ready = self.active - self._quiet if self._quiet else self.active
+        if not ready:
+            return None
+        reached = self._context.watermarks
+        if not reached:
+            if self._current not in ready:
+                self._current = min(ready)
+            return self._current
+        name = min(ready, key=lambda other: (reached.get(other, MIN_TIMESTAMP), other))
+        self._current = name
+        return name
+
+    # ------------------------------------------------------------------ reading
+
+    def _read(self, partition: _Partition) -> Batch | None:
+        """The next records of a partition; None if it has ended or has nothing new."""
+        start = self._start(partition)
+        if start is None:
+            return None
+        piece: bytes | list[bytes]
+        if self._format.separator:
+            piece, position = self._lines(partition, start)
+        else:
+            piece, position = self._values(partition, start)
+        if position == start and not piece:
+            self._nothing(partition)
+            return None
+        partition.position = position
+        self._context.counters.bytes_in += position - start
+        batch = self._decode(partition, piece, start)
+        if batch is None or not len(batch):
+            return None
+        if isinstance(piece, bytes) and len(batch):
+            self._line_bytes = max(1.0, len(piece) / len(batch))
+        batch.partition = partition.name
+        return batch
+
+    def _start(self, partition: _Partition) -> int | None:
+        """Where to read on; finds the first line that begins in the split."""
+        split = partition.split
+        if partition.position is not None:
+            return partition.position
+        start = split.start
+        file = self._file(partition)
+        try:
+            if start > 0:
+                file.seek(start - 1)
+                start += len(file.readline()) - 1
+            elif self._format.header is not None:
+                file.seek(0)
+                start = len(file.readline())
+        except (OSError, EOFError, zstandard.ZstdError) as error:
+            raise self._broken(partition, error) from error
+        partition.position = start
+        if 0 <= split.end <= start and not (split.end == 0 and start == 0):
+            self._nothing(partition)
+            return None
+        return start
+
+    def _lines(self, partition: _Partition, start: int) -> tuple[bytes, int]:
+        """A piece of whole lines from ``start``, and where it ends."""
+        file = self._file(partition)
+        want = max(1, int(self._context.batch_rows * self._line_bytes))
+        end = partition.split.end
+        try:
+            file.seek(start)
+            if end >= 0:
+                want = min(want, end - start)
+            if want <= 0:
+                return b"", start
+            piece = file.read(want)
+            if piece and not piece.endswith(b"\n"):
+                piece += file.readline()
+            self._check_length(partition, file, start, piece)
+        except (OSError, EOFError, zstandard.ZstdError) as error:
+            raise self._broken(partition, error) from error
+        if partition.follow and not piece.endswith(b"\n"):
+            piece = piece[: piece.rfind(b"\n") + 1]  # the last line is still being written
+        return piece, start + len(piece)
+
+    def _check_length(
+        self, partition: _Partition, file: IO[bytes], start: int, piece: bytes
+    ) -> None:
+        """Refuse a file that has become shorter than what was read of it already."""
+        if piece or partition.split.path.endswith(COMPRESSED):
+            return
+        size = Path(partition.split.path).stat().st_size
+        if size < max(start, partition.split.end):
+            raise ConnectorError(
+                f"the file {partition.split.path!r} has become shorter ({size} bytes, was at least "
+                f"{max(start, partition.split.end)}); a file may grow but not be rewritten"
+            )
+
+    def _values(self, partition: _Partition, start: int) -> tuple[list[bytes], int]:
+        """Some values that tell their own length, from ``start``, and where they end."""
+        import msgpack
+
+        file = self._file(partition)
+        want = max(1 << 12, int(self._context.batch_rows * self._line_bytes))
+        try:
+            file.seek(start)
+            data = file.read(want)
+            values: list[bytes] = []
+            while data:
+                unpacker = msgpack.Unpacker(max_buffer_size=0)
+                unpacker.feed(data)
+                at = 0
+                while len(values) < self._context.batch_rows:
+                    try:
+                        unpacker.skip()
+                    except msgpack.OutOfData:
+                        break
+                    values.append(data[at : unpacker.tell()])
+                    at = unpacker.tell()
+                if values:
+                    return values, start + at
+                more = file.read(len(data))
+                if not more:
+                    break
+                data += more
+        except (OSError, EOFError, ValueError, zstandard.ZstdError) as error:
+            raise self._broken(partition, error) from error
+        if data and not partition.follow:
+            raise DecodeError(
+                f"source {self._context.node!r}, file {partition.split.path}, byte {start}: the "
+                f"last value is cut off: {data[:_SHOWN_BYTES]!r}"
+            )
+        return [], start
+
+    def _nothing(self, partition: _Partition) -> None:
+        if partition.follow:
+            self._quiet.add(partition.name)
+            return
+        self.active.discard(partition.name)
+        file = self._files.get(partition.split.path)
+        others = (self._partitions[n].split.path for n in self.active)
+        if file is not None and partition.split.path not in others:
+            self._files.pop(partition.split.path).close()
+
+    def _file(self, partition: _Partition) -> IO[bytes]:
+        """The open file of a partition; few are kept open at a time."""
+        path = partition.split.path
+        file = self._files.get(path)
+        if file is not None:
+            self._files.move_to_end(path)
+            return file
+        while len(self._files) >= _OPEN_FILES:
+            self._files.popitem(last=False)[1].close()
+        try:
+            file = self._files[path] = _open(path)
+        except OSError as error:
+            raise self._broken(partition, error) from error
+        return file
+
+    def _broken(self, partition: _Partition, error: Exception) -> ConnectorError:
+        return ConnectorError(
+            f"source {self._context.node!r}: the file {partition.split.path!r} cannot be read: "
+            f"{error or type(error).__name__}"
+        )
+
+    # ------------------------------------------------------------------ decoding
+
+    def _decode(
+        self, partition: _Partition, piece: bytes | list[bytes], start: int
+    ) -> Batch | None:
+        try:
+            if isinstance(piece, list):
+                return RowBatch(self._format.decode_many(piece))
+            if self._context.layout == "columns":
+                columns = self._format.decode_columns(piece)
+                if columns is not None:
+                    return columns
+            return RowBatch(self._format.decode_lines(piece))
+        except DecodeError:
+            return self._decode_each(partition, piece, start)
+
+    def _decode_each(
+        self, partition: _Partition, piece: bytes | list[bytes], start: int
+    ) -> Batch | None:
+        """Find the bad values, and do with them what the format says."""
+        lines = piece if isinstance(piece, list) else piece.split(b"\n")
+        offsets: list[int] = []
+        items: list[bytes] = []
+        at = start
+        for line in lines:
+            if line.strip() or isinstance(piece, list):
+                offsets.append(at)
+                items.append(line)
+            at += len(line) + (0 if isinstance(piece, list) else 1)
+        values = self._format.decode_each(
+            items, lambda place, data, reason: self._bad(partition, offsets[place], data, reason)
+        )
+        return RowBatch(values) if values else None
+
+    def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
+        context, path = self._context, partition.split.path
+        if self._format.on_error == "skip":
+            context.counters.skipped += 1
+        elif self._format.on_error == "dead_letter":
+            context.counters.dead_letters += 1
+            context.dead_letter(DeadLetter(reason, context.node, path, offset, data))
+        else:
+            shown = data[:_SHOWN_BYTES]
+            more = "..." if len(data) > _SHOWN_BYTES else ""
+            raise DecodeError(
+                f"source {context.node!r}, file {path}, byte {offset}: {reason}: "
+                f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
+            )
+
+
+def _open(path: str) -> IO[bytes]:
+    if path.endswith(".gz"):
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.endswith(".zst"):
+        return io.BufferedReader(_SeekableZstd(path))
+    return Path(path).open("rb", buffering=1 << 18)
+
+
+class _SeekableZstd(io.RawIOBase):
+    """A zstd file that can be read from any place; going back unpacks again from the start."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._raw = Path(path).open("rb")  # closed in ``close``
+        self._begin()
+
+    def _begin(self) -> None:
+        self._raw.seek(0)
+        self._stream: Any = zstandard.ZstdDecompressor().stream_reader(
+            self._raw, read_across_frames=True, closefd=False
+        )
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence != os.SEEK_SET:
+            raise OSError("a zstd stream can only be positioned from its start")
+        if offset < self._at:
+            self._begin()
+        while self._at < offset:
+            data = self._stream.read(min(1 << 20, offset - self._at))
+            if not data:
+                break
+            self._at += len(data)
+        return self._at
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()

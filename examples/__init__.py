@@ -1,0 +1,1 @@
+"""Jobs to read and run: ``streamline run examples/word_count.py``."""

@@ -1,0 +1,90 @@
+"""streamline: exactly-once stream processing in Python.
+
+    import streamline as sl
+
+The names below are the public surface; connectors are in ``streamline.connectors``.
+"""
+
+from streamline.batch import Batch, ColumnBatch, RowBatch
+from streamline.clock import Clock, ManualClock, SystemClock
+from streamline.config import RuntimeConfig
+from streamline.dsl.job import Job
+from streamline.dsl.stream import (
+    KeyedStream,
+    SourceStream,
+    Stream,
+    WindowedStream,
+    WindowResultStream,
+)
+from streamline.errors import StreamlineError
+from streamline.expr import Expr, col
+from streamline.formats import Csv, Format, Json, MsgPack, Raw, Text
+from streamline.io import (
+    DeadLetter,
+    Guarantee,
+    ReaderContext,
+    Sink,
+    SinkWriter,
+    Source,
+    SourceReader,
+    WriterContext,
+)
+from streamline.operators.aggregations import Aggregation, Collect, Count, Max, Mean, Min, Sum
+from streamline.operators.process import ProcessContext, ProcessFunction
+from streamline.operators.windows.assigners import Session, Sliding, Tumbling, WindowBounds
+from streamline.record import KeyedResult, Record, WindowResult
+from streamline.state.views import ListState, MapState, ValueState
+from streamline.version import VERSION as __version__
+
+__all__ = [
+    "Aggregation",
+    "Batch",
+    "Clock",
+    "Collect",
+    "ColumnBatch",
+    "Count",
+    "Csv",
+    "DeadLetter",
+    "Expr",
+    "Format",
+    "Guarantee",
+    "Job",
+    "Json",
+    "KeyedResult",
+    "KeyedStream",
+    "ListState",
+    "ManualClock",
+    "MapState",
+    "Max",
+    "Mean",
+    "Min",
+    "MsgPack",
+    "ProcessContext",
+    "ProcessFunction",
+    "Raw",
+    "ReaderContext",
+    "Record",
+    "RowBatch",
+    "RuntimeConfig",
+    "Session",
+    "Sink",
+    "SinkWriter",
+    "Sliding",
+    "Source",
+    "SourceReader",
+    "SourceStream",
+    "Stream",
+    "StreamlineError",
+    "Sum",
+    "SystemClock",
+    "Text",
+    "Tumbling",
+    "ValueState",
+    "WindowBounds",
+    "WindowResult",
+    "WindowResultStream",
+    "WindowedStream",
+    "WriterContext",
+    "__version__",
+    "col",
+]

@@ -1,0 +1,375 @@
+"""Batch, the unit of work: RowBatch and ColumnBatch behind one interface.
+
+Both carry event timestamps and, behind a key_by, keys and key groups. A batch is never
+changed once it was handed on. It knows nothing of operators, channels or formats.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Sequence
+from itertools import compress
+from typing import Any, Final, TypeAlias
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from streamline.errors import InvariantError, UsageError
+from streamline.messages import MIN_TIMESTAMP
+
+Timestamps: TypeAlias = npt.NDArray[np.int64]
+Groups: TypeAlias = npt.NDArray[np.uint16]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Column: TypeAlias = npt.NDArray[Any]
+
+ROW_BYTES_ESTIMATE: Final = 128
+"""Size of a row when nobody counted; channels inside a process spend their credits by it."""
+
+
+def no_timestamps(count: int) -> Timestamps:
+    """Timestamps of records that have none yet, shape ``(count,)``."""
+    return np.full(count, MIN_TIMESTAMP, dtype=np.int64)
+
+
+class Batch(ABC):
+    """Some records in order, all of one partition of the stream.
+
+    Attributes:
+        timestamps: Event times, ms since the epoch, int64, shape ``(n,)``.
+        keys: Key of each record, or None before key_by.
+        groups: Key group of each record, uint16, shape ``(n,)``, or None before key_by.
+        partition: The source partition all records came from, or None once mixed.
+    """
+
+    __slots__ = ("groups", "keys", "partition", "timestamps")
+
+    def __init__(
+        self,
+        timestamps: Timestamps,
+        *,
+        keys: Sequence[Hashable] | None = None,
+        groups: Groups | None = None,
+        partition: str | None = None,
+    ) -> None:
+        self.timestamps = timestamps
+        self.keys = keys
+        self.groups = groups
+        self.partition = partition
+
+    def __len__(self) -> int:
+        return len(self.timestamps)
+
+    @property
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """About how much memory the records take."""
+
+    @abstractmethod
+    def to_rows(self) -> RowBatch:
+        """The same records as rows; itself if it is rows already."""
+
+    @abstractmethod
+    def to_columns(self) -> ColumnBatch:
+        """The same records as columns; itself if it is columns already.
+
+        Raises:
+            UsageError: If the rows are not records or dicts of one shape.
+        """
+
+    @abstractmethod
+    def column(self, name: str) -> list[Any]:
+        """One field of every record, as a list of Python values.
+
+        Raises:
+            UsageError: If the records have no such field; the message lists those there are.
+        """
+
+    @abstractmethod
+    def where(self, mask: Mask) -> Batch:
+        """The records where ``mask`` (bool, shape ``(n,)``) is true."""
+
+    @abstractmethod
+    def take(self, indices: npt.NDArray[np.intp]) -> Batch:
+        """The records at ``indices``, in that order."""
+
+    @abstractmethod
+    def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> Batch:
+        """The same records under these keys."""
+
+    @abstractmethod
+    def with_timestamps(self, timestamps: Timestamps) -> Batch:
+        """The same records at these event times."""
+
+    def split(self, targets: npt.NDArray[np.intp], count: int) -> list[Batch | None]:
+        """Split by target: element ``i`` of the result holds the records with target ``i``.
+
+        Args:
+            targets: For each record, where it goes, shape ``(n,)``.
+            count: How many targets there are.
+        """
+        parts: list[Batch | None] = [None] * count
+        for target in range(count):
+            mask = targets == target
+            hits = int(np.count_nonzero(mask))
+            if hits == len(self):
+                parts[target] = self
+            elif hits:
+                parts[target] = self.where(mask)
+        return parts
+
+
+class RowBatch(Batch):
+    """Records as a list of Python values.
+
+    >>> batch = RowBatch(["a", "b"], np.array([1, 2]))
+    >>> batch.where(np.array([False, True])).values
+    ['b']
+    """
+
+    __slots__ = ("values",)
+
+    def __init__(
+        self,
+        values: list[Any],
+        timestamps: Timestamps | None = None,
+        *,
+        keys: Sequence[Hashable] | None = None,
+        groups: Groups | None = None,
+        partition: str | None = None,
+    ) -> None:
+        super().__init__(
+            no_timestamps(len(values)) if timestamps is None else timestamps,
+            keys=keys,
+            groups=groups,
+            partition=partition,
+        )
+        if len(values) != len(self.timestamps):
+            raise InvariantError(
+                f"a batch of {len(values)} records with {len(self.timestamps)} timestamps"
+            )
+        self.values = values
+
+    @property
+    def size_bytes(self) -> int:
+        return ROW_BYTES_ESTIMATE * len(self.values)
+
+    def to_rows(self) -> RowBatch:
+        return self
+
+    def to_columns(self) -> ColumnBatch:
+        values = self.values
+        first = values[0] if values else None
+        names: tuple[str, ...]
+        kind: type
+        if isinstance(first, msgspec.Struct):
+            names, kind = first.__struct_fields__, type(first)
+            if len(set(map(type, values))) > 1:
+                raise UsageError("records of several types cannot stand in one batch of columns")
+        elif isinstance(first, dict):
+            names, kind = tuple(first), dict
+            if any(tuple(value) != names for value in values):
+                raise UsageError("dicts with different keys cannot stand in one batch of columns")
+        elif first is None and not values:
+            names, kind = (), dict
+        else:
+            raise UsageError(f"values of type {type(first).__name__} have no columns; use a Record")
+        return ColumnBatch(
+            {name: as_column(self.column(name)) for name in names},
+            self.timestamps,
+            record_type=kind,
+            keys=self.keys,
+            groups=self.groups,
+            partition=self.partition,
+        )
+
+    def column(self, name: str) -> list[Any]:
+        values = self.values
+        try:
+            if values and isinstance(values[0], dict):
+                return [value[name] for value in values]
+            return [getattr(value, name) for value in values]
+        except (AttributeError, KeyError, TypeError) as error:
+            raise missing_field(values, name) from error
+
+    def where(self, mask: Mask) -> RowBatch:
+        flags = mask.tolist()
+        return RowBatch(
+            list(compress(self.values, flags)),
+            self.timestamps[mask],
+            keys=None if self.keys is None else list(compress(self.keys, flags)),
+            groups=None if self.groups is None else self.groups[mask],
+            partition=self.partition,
+        )
+
+    def take(self, indices: npt.NDArray[np.intp]) -> RowBatch:
+        places, values, keys = indices.tolist(), self.values, self.keys
+        return RowBatch(
+            [values[i] for i in places],
+            self.timestamps[indices],
+            keys=None if keys is None else [keys[i] for i in places],
+            groups=None if self.groups is None else self.groups[indices],
+            partition=self.partition,
+        )
+
+    def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> RowBatch:
+        return RowBatch(
+            self.values, self.timestamps, keys=keys, groups=groups, partition=self.partition
+        )
+
+    def with_timestamps(self, timestamps: Timestamps) -> RowBatch:
+        return RowBatch(
+            self.values, timestamps, keys=self.keys, groups=self.groups, partition=self.partition
+        )
+
+
+class ColumnBatch(Batch):
+    """Records as columns: a dict of numpy arrays of equal length.
+
+    Numbers and booleans have their own dtype; all else stands in object arrays. ``record_type``
+    is what a row is: a Record class, or dict.
+    """
+
+    __slots__ = ("columns", "record_type")
+
+    def __init__(
+        self,
+        columns: dict[str, Column],
+        timestamps: Timestamps,
+        *,
+        record_type: type,
+        keys: Sequence[Hashable] | None = None,
+        groups: Groups | None = None,
+        partition: str | None = None,
+    ) -> None:
+        super().__init__(timestamps, keys=keys, groups=groups, partition=partition)
+        self.columns = columns
+        self.record_type = record_type
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(
+            column.nbytes if column.dtype != object else ROW_BYTES_ESTIMATE // 2 * len(column)
+            for column in self.columns.values()
+        )
+
+    def to_rows(self) -> RowBatch:
+        lists = [column.tolist() for column in self.columns.values()]
+        rows = zip(*lists, strict=True)
+        values: list[Any]
+        if self.record_type is dict:
+            names = tuple(self.columns)
+            values = [dict(zip(names, row, strict=True)) for row in rows]
+        elif tuple(self.columns) == getattr(self.record_type, "__struct_fields__", None):
+            kind = self.record_type
+            values = [kind(*row) for row in rows]
+        else:
+            raise UsageError(
+                f"the columns {', '.join(self.columns)} are not the fields of "
+                f"{self.record_type.__name__}"
+            )
+        return RowBatch(
+            values,
+            self.timestamps,
+            keys=self.keys,
+            groups=self.groups,
+            partition=self.partition,
+        )
+
+    def to_columns(self) -> ColumnBatch:
+        return self
+
+    def array(self, name: str) -> Column:
+        """One column as the array it is.
+
+        Raises:
+            UsageError: If there is no such column.
+        """
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise UsageError(
+                f"there is no field {name!r}; the columns are {', '.join(self.columns)}"
+            ) from None
+
+    def column(self, name: str) -> list[Any]:
+        values: list[Any] = self.array(name).tolist()
+        return values
+
+    def where(self, mask: Mask) -> ColumnBatch:
+        keys = self.keys
+        return ColumnBatch(
+            {name: column[mask] for name, column in self.columns.items()},
+            self.timestamps[mask],
+            record_type=self.record_type,
+            keys=None if keys is None else list(compress(keys, mask.tolist())),
+            groups=None if self.groups is None else self.groups[mask],
+            partition=self.partition,
+        )
+
+    def take(self, indices: npt.NDArray[np.intp]) -> ColumnBatch:
+        keys = self.keys
+        return ColumnBatch(
+            {name: column[indices] for name, column in self.columns.items()},
+            self.timestamps[indices],
+            record_type=self.record_type,
+            keys=None if keys is None else [keys[i] for i in indices.tolist()],
+            groups=None if self.groups is None else self.groups[indices],
+            partition=self.partition,
+        )
+
+    def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> ColumnBatch:
+        return ColumnBatch(
+            self.columns,
+            self.timestamps,
+            record_type=self.record_type,
+            keys=keys,
+            groups=groups,
+            partition=self.partition,
+        )
+
+    def with_timestamps(self, timestamps: Timestamps) -> ColumnBatch:
+        return ColumnBatch(
+            self.columns,
+            timestamps,
+            record_type=self.record_type,
+            keys=self.keys,
+            groups=self.groups,
+            partition=self.partition,
+        )
+
+
+def as_column(values: list[Any]) -> Column:
+    """A list as a column: int64, float64 or bool if all are of that one type, else object."""
+    kinds = set(map(type, values))
+    if len(kinds) == 1:
+        kind = next(iter(kinds))
+        if kind is float:
+            return np.array(values, dtype=np.float64)
+        if kind is bool:
+            return np.array(values, dtype=np.bool_)
+        if kind is int:
+            try:
+                return np.array(values, dtype=np.int64)
+            except OverflowError:
+                pass
+    column = np.empty(len(values), dtype=object)
+    column[:] = values
+    return column
+
+
+def missing_field(values: Sequence[Any], name: str) -> UsageError:
+    """The error for a field that some record lacks, naming those it has."""
+    for value in values:
+        if isinstance(value, dict):
+            if name not in value:
+                return UsageError(f"a record has no field {name!r}; it has {', '.join(value)}")
+        elif not hasattr(value, name):
+            fields = getattr(value, "__struct_fields__", None)
+            if fields:
+                kind = type(value).__name__
+                return UsageError(f"{kind} has no field {name!r}; it has {', '.join(fields)}")
+            return UsageError(
+                f"a value of type {type(value).__name__} has no field {name!r} ({value!r:.80})"
+            )
+    return UsageError(f"field {name!r} cannot be read")

@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from streamline.errors import UsageError
+from streamline.jobfile import JobSpec
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def job_arguments(command: F) -> F:
+    """``FILE[:NAME]`` and ``-p name=value``."""
+    command = click.option(
+        "-p",
+        "--param",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="A value for a parameter of the job's function; may be repeated.",
+    )(command)
+    return click.argument("target", metavar="FILE[:NAME]")(command)
+
+
+def job_spec(target: str, params: tuple[str, ...]) -> JobSpec:
+    """Read what ``job_arguments`` gave.
+
+    Raises:
+        UsageError: If there is no such file, or a parameter is not ``NAME=VALUE``.
+    """
+    given: dict[str, str] = {}
+    for param in params:
+        name, equals, value = param.partition("=")
+        if not equals or not name:
+            raise UsageError(f"-p {param}: a parameter is given as NAME=VALUE")
+        given[name] = value
+    return JobSpec.from_file(target, given)

@@ -1,0 +1,49 @@
+"""``streamline plan``: the graph and the tasks of a job, without running it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from streamline.cli.options import job_arguments, job_spec
+from streamline.plan import make_plan
+
+
+@click.command()
+@job_arguments
+@click.option("--parallelism", type=int, default=1, show_default=True, help="Default parallelism.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--mermaid", is_flag=True, help="Print the graph as a Mermaid flow chart.")
+def plan(
+    target: str, params: tuple[str, ...], parallelism: int, as_json: bool, mermaid: bool
+) -> None:
+    """Show graph and tasks of the job in FILE without running it."""
+    graph = job_spec(target, params).load().graph()
+    laid_out = make_plan(graph, parallelism)
+    if as_json:
+        print(json.dumps({"graph": graph.to_dict(), "plan": laid_out.to_dict()}, indent=2))
+        return
+    if mermaid:
+        print(graph.to_mermaid())
+        return
+    console = Console(highlight=False)
+    console.print(f"job [bold]{graph.name}[/bold], {len(laid_out.tasks())} tasks")
+    nodes = Table("node", "kind", "parallelism", "fed by", box=None, pad_edge=False)
+    for node in graph.topological():
+        fed = [f"{edge.source} ({edge.partitioning})" for edge in graph.inputs(node.id)]
+        parallel = graph.parallelism_of(node, parallelism)
+        nodes.add_row(node.id, node.kind, str(parallel), ", ".join(fed) or "-")
+    console.print(nodes)
+    tasks = Table("tasks", "nodes run in one call", "key groups", box=None, pad_edge=False)
+    for stage in laid_out.stages:
+        ranges = [laid_out.key_range(task) for task in stage.tasks()]
+        tasks.add_row(
+            ", ".join(str(task) for task in stage.tasks()).replace("[", r"\["),
+            " > ".join(stage.node_ids),
+            ", ".join(f"{owned.start}-{owned.stop - 1}" for owned in ranges),
+        )
+    console.print()
+    console.print(tasks)

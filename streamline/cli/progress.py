@@ -1,0 +1,97 @@
+"""What a person sees while a job runs: one line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from streamline.coordinator.status import JobStatus
+
+_TERMINAL_EVERY_S = 0.2
+_PIPE_EVERY_S = 5.0
+
+
+class ProgressLine:
+    """Shows a job's status on standard error from time to time.
+
+    Args:
+        status: The status, kept up to date by the engine.
+        now_s: The time, for rates.
+    """
+
+    def __init__(self, status: JobStatus, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._status = status
+        self._now_s = now_s
+        self._console = Console(stderr=True, highlight=False)
+        self._live: Live | None = None
+        self._began_s = now_s()
+        self._last: tuple[float, int] = (self._began_s, 0)
+        self._rate = 0.0
+
+    @property
+    def every_s(self) -> float:
+        """How often ``show`` is to be called."""
+        return _TERMINAL_EVERY_S if self._console.is_terminal else _PIPE_EVERY_S
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(Text(""), console=self._console, transient=True, auto_refresh=False)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self) -> None:
+        """Show how things stand."""
+        line = self._line()
+        if self._live is not None:
+            self._live.update(Text(line), refresh=True)
+        else:
+            self.say("info", line)
+
+    def say(self, level: str, text: str) -> None:
+        """Print a line that stays."""
+        if self._live is not None:
+            style = {"warning": "yellow", "error": "red"}.get(level, "")
+            self._console.print(Text(text, style=style))
+        else:
+            print(f"{level}: {text}", file=sys.stderr, flush=True)
+
+    def _line(self) -> str:
+        status, now = self._status, self._now_s()
+        then, before = self._last
+        if now > then:
+            rate = max(0, status.records_in - before) / (now - then)
+            self._rate = rate if self._rate == 0 else 0.6 * self._rate + 0.4 * rate
+            self._last = (now, status.records_in)
+        parts = [
+            f"{status.name} {status.state}",
+            f"{status.records_in:,} records in ({self._rate:,.0f}/s)",
+            f"{status.records_out:,} out",
+        ]
+        for name in ("late", "skipped", "dead_letters", "future"):
+            if count := status.total(name):
+                parts.append(f"{count:,} {name.replace('_', ' ')}")
+        if status.watermark is not None:
+            lag_s = time.time() - status.watermark / 1000
+            parts.append(f"lag {_duration(lag_s)}")
+        done = status.checkpoint
+        if done is not None:
+            age_s = max(0.0, time.time() - done.ended_ms / 1000)
+            parts.append(f"checkpoint {done.epoch} ({done.duration_ms} ms, {age_s:.0f} s ago)")
+        return " | ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if abs(seconds) >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"

@@ -1,0 +1,236 @@
+"""``streamline run``: a job on this machine, from its file to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+
+import click
+
+from streamline.cli.options import job_arguments, job_spec
+from streamline.cli.progress import ProgressLine
+from streamline.config import RuntimeConfig, positive_duration_ms
+from streamline.coordinator.job import JobState
+from streamline.coordinator.status import JobStatus
+from streamline.engines.inline import InlineEngine
+from streamline.engines.local import LocalEngine, LocalSettings
+from streamline.engines.statedir import StateDir
+from streamline.errors import CheckpointError, JobFailedError, UsageError
+from streamline.graph import JobGraph
+from streamline.jobfile import JobSpec
+from streamline.plan import make_plan
+from streamline.state.rocksdb import open_rocksdb
+from streamline.state.store import DirectoryStore, open_store
+
+
+@click.command()
+@job_arguments
+@click.option("--parallelism", type=int, default=1, show_default=True, help="Default parallelism.")
+@click.option(
+    "--engine",
+    type=click.Choice(["inline", "local", "ray"]),
+    default="local",
+    show_default=True,
+    help="inline: all in one thread; local: worker processes on this machine.",
+)
+@click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where checkpoints are kept; .streamline/<job name> if not given.",
+)
+@click.option(
+    "--checkpoint-every",
+    default="1s",
+    show_default=True,
+    help='From one checkpoint to the next, such as "500ms" or "1m".',
+)
+@click.option("--from", "origin", metavar="PATH", help="Begin from the checkpoints at this path.")
+@click.option("--fresh", is_flag=True, help="Start over: forget the checkpoints there are.")
+@click.option("--table-entries", type=int, help="Entries of keyed state one task keeps in memory.")
+@click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stdout.")
+def run(
+    target: str,
+    params: tuple[str, ...],
+    parallelism: int,
+    engine: str,
+    state_dir: Path | None,
+    checkpoint_every: str,
+    origin: str | None,
+    fresh: bool,
+    table_entries: int | None,
+    as_json: bool,
+) -> None:
+    """Run the job in FILE on this machine.
+
+    A run that was killed is continued by giving the same command again.
+    """
+    if engine == "ray":
+        raise UsageError(
+            "the ray engine is not in this version; use --engine local, which runs worker "
+            "processes on this machine"
+        )
+    spec = job_spec(target, params)
+    graph = spec.load().graph()
+    make_plan(graph, parallelism)
+    config = _config(checkpoint_every, table_entries)
+    state = StateDir(state_dir or Path(".streamline") / graph.name, graph.name)
+    try:
+        status = _run(spec, graph, state, parallelism, engine, config, origin, fresh)
+    finally:
+        state.close()
+    if as_json:
+        print(json.dumps(_as_dict(status)))
+    if status.state == JobState.FAILED:
+        error = JobFailedError(f"job {graph.name!r} failed: {status.reason}")
+        error.trace = status.trace  # type: ignore[attr-defined]
+        raise error
+    if status.state == JobState.CANCELED:
+        raise click.exceptions.Exit(130)
+
+
+def _config(checkpoint_every: str, table_entries: int | None) -> RuntimeConfig:
+    every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
+    if table_entries is None:
+        return RuntimeConfig(checkpoint_every_ms=every_ms)
+    if table_entries < 1:
+        raise UsageError(f"--table-entries {table_entries} must be at least 1")
+    return RuntimeConfig(checkpoint_every_ms=every_ms, table_entries=table_entries)
+
+
+def _run(
+    spec: JobSpec,
+    graph: JobGraph,
+    state: StateDir,
+    parallelism: int,
+    engine: str,
+    config: RuntimeConfig,
+    origin: str | None,
+    fresh: bool,
+) -> JobStatus:
+    said: list[tuple[str, str]] = []
+    if state.finished and not fresh:
+        said.append(("info", f"job {graph.name!r} had finished; it starts over"))
+    if fresh or state.finished:
+        state.start_over()
+    if origin is not None:
+        _begin_from(origin, state)
+        said.append(("info", f"beginning from the checkpoints in {origin}"))
+    elif state.has_checkpoint:
+        said.append(("info", f"continuing job {graph.name!r} from {state.root}"))
+    began = time.monotonic()
+    if engine == "inline":
+        status = _run_inline(graph, state, parallelism, config, said)
+    else:
+        settings = LocalSettings(
+            spec, graph, parallelism, config, str(state.checkpoints), state.live
+        )
+        status = asyncio.run(_run_local(settings, said))
+    if status.state == JobState.FINISHED:
+        state.mark_finished()
+    _sum_up(status, time.monotonic() - began, state)
+    return status
+
+
+def _begin_from(origin: str, state: StateDir) -> None:
+    """Copy another run's newest checkpoint into the state folder."""
+    if state.has_checkpoint:
+        raise UsageError(
+            f"{state.root} has checkpoints of its own; give --fresh together with --from, or "
+            "another --state-dir"
+        )
+    path = Path(origin)
+    inner = path / "checkpoints"
+    source = open_store(str(inner) if inner.is_dir() else origin)
+    if "://" not in origin and not path.exists():
+        raise UsageError(f"--from {origin}: there is no such folder")
+    manifest, _ = source.latest_usable()
+    if manifest is None:
+        raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
+    target = DirectoryStore(state.checkpoints)
+    folder = state.live / "from"
+    folder.mkdir(parents=True)
+    for file in {file.digest: file for file in manifest.files()}.values():
+        source.fetch(file, folder / file.digest)
+        target.put_file(folder / file.digest, file.digest)
+    target.write_manifest(manifest)
+
+
+def _run_inline(
+    graph: JobGraph,
+    state: StateDir,
+    parallelism: int,
+    config: RuntimeConfig,
+    said: list[tuple[str, str]],
+) -> JobStatus:
+    lines = ProgressLine(JobStatus(graph.name))
+    for level, text in said:
+        lines.say(level, text)
+    engine = InlineEngine(
+        graph,
+        store=DirectoryStore(state.checkpoints),
+        open_kv=open_rocksdb,
+        directory=state.live,
+        parallelism=parallelism,
+        config=config,
+        run=f"{time.time_ns():x}",
+        say=lines.say,
+    )
+    return engine.run()
+
+
+async def _run_local(settings: LocalSettings, said: list[tuple[str, str]]) -> JobStatus:
+    lines: ProgressLine | None = None
+
+    def say(level: str, text: str) -> None:
+        assert lines is not None
+        lines.say(level, text)
+
+    engine = LocalEngine(settings, say)
+    lines = ProgressLine(engine.status)
+    with lines:
+        for level, text in said:
+            lines.say(level, text)
+        running = asyncio.ensure_future(engine.run())
+        while not running.done():
+            await asyncio.wait([running], timeout=lines.every_s)
+            if not running.done():
+                lines.show()
+        return running.result()
+
+
+def _sum_up(status: JobStatus, seconds: float, state: StateDir) -> None:
+    """The last line: how it ended."""
+    rate = status.records_in / seconds if seconds > 0 else 0
+    counts = f"{status.records_in:,} records in, {status.records_out:,} out"
+    for name in ("late", "skipped", "dead_letters", "future"):
+        if count := status.total(name):
+            counts += f", {count:,} {name.replace('_', ' ')}"
+    text = f"job {status.name!r} {status.state}: {counts} in {seconds:.1f} s ({rate:,.0f}/s)"
+    if status.restarts:
+        text += f", {status.restarts} restarts"
+    if status.state == JobState.STOPPED:
+        text += f"; the same command goes on from {state.root}"
+    click.echo(text, err=True)
+
+
+def _as_dict(status: JobStatus) -> dict[str, object]:
+    done = status.checkpoint
+    return {
+        "name": status.name,
+        "state": str(status.state),
+        "parallelism": status.parallelism,
+        "restarts": status.restarts,
+        "records_in": status.records_in,
+        "records_out": status.records_out,
+        "counters": status.counters,
+        "last_checkpoint": None
+        if done is None
+        else {
+            "epoch": done.epoch,
+            "duration_s": done.duration_ms / 1000,
+            "size_bytes": done.size_bytes,
+        },
+        "reason": status.reason,
+    }

@@ -1,0 +1,92 @@
+"""Settings of a run and the one place where durations are parsed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+
+from streamline.errors import UsageError
+
+Duration = timedelta | str
+"""A ``timedelta`` or text such as ``"500ms"``, ``"10s"``, ``"5m"``, ``"1h"``, ``"1d"``."""
+
+_UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
+
+
+def duration_ms(value: Duration, what: str = "duration") -> int:
+    """Parse a duration to whole milliseconds.
+
+    Args:
+        value: A ``timedelta``, or a number with a unit: ms, s, m, h or d.
+        what: The parameter's name, for the error message.
+
+    Raises:
+        UsageError: If it is not a duration, negative, or not a whole number of milliseconds.
+
+    >>> duration_ms("1.5s"), duration_ms(timedelta(minutes=2))
+    (1500, 120000)
+    """
+    if isinstance(value, timedelta):
+        ms = value / timedelta(milliseconds=1)
+    else:
+        match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+        if match is None:
+            raise UsageError(
+                f"{what}={value!r} is not a duration; write a timedelta or a number with a unit, "
+                'such as "500ms", "10s", "5m", "1h" or "1d"'
+            )
+        ms = float(match[1]) * _UNIT_MS[match[2]]
+    if ms < 0 or ms != int(ms):
+        raise UsageError(f"{what}={value!r} must be zero or a positive whole number of ms")
+    return int(ms)
+
+
+def positive_duration_ms(value: Duration, what: str) -> int:
+    """Like :func:`duration_ms`, but zero is refused too."""
+    ms = duration_ms(value, what)
+    if ms == 0:
+        raise UsageError(f"{what}={value!r} must be longer than zero")
+    return ms
+
+
+@dataclass(frozen=True, kw_only=True)
+class RuntimeConfig:
+    """How a job is run; the same object reaches every engine and task.
+
+    Attributes:
+        batch_rows: Most records in one batch from a source.
+        channel_batches: Credits of a channel, in batches.
+        channel_bytes: Credits of a channel, in bytes; a larger batch passes alone.
+        max_frame_bytes: Largest frame accepted from a socket.
+        checkpoint_every_ms: From one trigger to the next; None turns checkpoints off.
+        checkpoint_timeout_ms: A checkpoint not complete by then is aborted.
+        checkpoint_min_pause_ms: At least so long between an end and the next trigger.
+        tolerable_checkpoint_failures: So many in a row do not fail the job.
+        retained_checkpoints: Completed checkpoints kept.
+        table_entries: Entries of keyed state held in memory by one task.
+        flush_slice_entries: Entries written to disk between two batches after a barrier.
+        check_invariants: Assert the rules of docs/ARCHITECTURE.md while running.
+        restart_initial_ms, restart_max_ms: Backoff before a restart: first, and longest.
+        restart_budget, restart_window_ms: More restarts than that in the window fail the job.
+        task_timeout_ms: Deploying or committing is repeated when not confirmed by then.
+    """
+
+    batch_rows: int = 4096
+    channel_batches: int = 8
+    channel_bytes: int = 8 << 20
+    max_frame_bytes: int = 256 << 20
+    checkpoint_every_ms: int | None = 1_000
+    checkpoint_timeout_ms: int = 600_000
+    checkpoint_min_pause_ms: int = 0
+    tolerable_checkpoint_failures: int = 3
+    retained_checkpoints: int = 2
+    table_entries: int = 1_000_000
+    flush_slice_entries: int = 2_000
+    check_invariants: bool = False
+    restart_initial_ms: int = 200
+    restart_max_ms: int = 30_000
+    restart_budget: int = 5
+    restart_window_ms: int = 60_000
+    task_timeout_ms: int = 60_000

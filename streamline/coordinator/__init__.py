@@ -1,0 +1,1 @@
+"""The coordinator: what decides about a job (pure) and what carries it out (``driver``)."""

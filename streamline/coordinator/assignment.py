@@ -1,0 +1,110 @@
+"""Who gets what: tasks to workers, partitions to readers, old state to new tasks. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from streamline.errors import StateError
+from streamline.ids import NodeId, TaskId
+from streamline.plan import ExecutionPlan, Stage
+from streamline.runtime.control import TaskRestore
+from streamline.state.manifest import Manifest, TaskSnapshot
+
+
+def place_tasks(plan: ExecutionPlan, workers: Sequence[int]) -> dict[TaskId, int]:
+    """Put task ``i`` of every stage on worker ``i``, round and round."""
+    return {task: workers[task.index % len(workers)] for task in plan.tasks()}
+
+
+def workers_needed(plan: ExecutionPlan) -> int:
+    """As many workers as the widest stage has tasks."""
+    return max(stage.parallelism for stage in plan.stages)
+
+
+def make_restores(
+    plan: ExecutionPlan,
+    manifest: Manifest | None,
+    partitions: Mapping[NodeId, Sequence[str]],
+) -> dict[TaskId, TaskRestore]:
+    """With what each task begins.
+
+    Args:
+        plan: What is to be run now.
+        manifest: The checkpoint to go on from, at whatever parallelism it was taken.
+        partitions: For each source, the partitions there are now; those that the checkpoint
+            knows go on at its positions, also when they are not listed here.
+
+    Raises:
+        StateError: If the checkpoint holds state of a node that the job no longer has.
+    """
+    old = [] if manifest is None else manifest.tasks
+    if manifest is not None:
+        _check_fits(plan, manifest)
+    restores: dict[TaskId, TaskRestore] = {}
+    for stage in plan.stages:
+        operators = {
+            str(node): states
+            for node in stage.node_ids
+            if (states := [task.operators[node] for task in old if node in task.operators])
+        }
+        positions = _positions(stage, old, partitions)
+        committables = _committables(stage, old)
+        for task in stage.tasks():
+            owned = plan.key_range(task)
+            restores[task] = TaskRestore(
+                operators=operators,
+                positions=positions[task.index],
+                committables=committables if task.index == 0 else {},
+                state=[
+                    snapshot.state
+                    for snapshot in old
+                    if snapshot.state is not None
+                    and snapshot.state.key_range.overlaps(owned)
+                    and set(snapshot.state.nodes) & set(stage.node_ids)
+                ],
+                restored=manifest is not None,
+            )
+    return restores
+
+
+def _positions(
+    stage: Stage, old: Sequence[TaskSnapshot], partitions: Mapping[NodeId, Sequence[str]]
+) -> list[dict[str, dict[str, Any]]]:
+    """Deal the partitions of a stage's source to its tasks, in order, one after the other."""
+    dealt: list[dict[str, dict[str, Any]]] = [{} for _ in range(stage.parallelism)]
+    if not stage.is_source:
+        return dealt
+    known: dict[str, Any] = dict.fromkeys(partitions.get(stage.id, ()))
+    for task in old:
+        known.update(task.sources.get(stage.id, {}))
+    for place, (partition, position) in enumerate(sorted(known.items(), key=lambda item: item[0])):
+        dealt[place % stage.parallelism].setdefault(stage.id, {})[partition] = position
+    return dealt
+
+
+def _committables(stage: Stage, old: Sequence[TaskSnapshot]) -> dict[str, list[Any]]:
+    return {
+        str(node): [item for task in old for item in task.sinks.get(node, [])]
+        for node in stage.node_ids
+    }
+
+
+def _check_fits(plan: ExecutionPlan, manifest: Manifest) -> None:
+    if manifest.max_parallelism != plan.max_parallelism:
+        raise StateError(
+            f"checkpoint {manifest.epoch} of job {manifest.job!r} was taken with max_parallelism="
+            f"{manifest.max_parallelism}, the job now has {plan.max_parallelism}; set it back, or "
+            "start over with --fresh"
+        )
+    nodes = {node for stage in plan.stages for node in stage.node_ids}
+    for task in manifest.tasks:
+        holders = set(task.sources) | {node for node, items in task.sinks.items() if items}
+        holders |= {
+            table["node"] for table in (task.state.metadata["tables"] if task.state else ())
+        }
+        for node in sorted(holders - nodes):
+            raise StateError(
+                f"checkpoint {manifest.epoch} holds state of node {node!r}, which job "
+                f"{plan.job!r} no longer has; name it again with name=, or start over with --fresh"
+            )

@@ -1,0 +1,77 @@
+"""What every engine does with the checkpoint store and the sources on the coordinator's behalf."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from streamline.errors import CheckpointError, StateError
+from streamline.graph import JobGraph
+from streamline.ids import NodeId
+from streamline.io import Source
+from streamline.state.manifest import Manifest
+from streamline.state.store import CheckpointStore
+
+
+@dataclass
+class Loaded:
+    """With what an attempt begins.
+
+    Attributes:
+        manifest: The checkpoint to go on from, if there is one.
+        partitions: For each source, the partitions there are now.
+        problems: What is wrong with newer checkpoints, one sentence each.
+    """
+
+    manifest: Manifest | None
+    partitions: dict[NodeId, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
+    """Find the newest checkpoint that is whole.
+
+    Raises:
+        CheckpointError: If there are checkpoints, but none can be used.
+        StateError: If it is of another job.
+    """
+    manifest, problems = store.latest_usable()
+    if manifest is not None and manifest.job != graph.name:
+        raise StateError(
+            f"the checkpoints are of job {manifest.job!r}, not of {graph.name!r}; give another "
+            "--state-dir, or start over with --fresh"
+        )
+    return Loaded(manifest, problems=problems)
+
+
+async def discover_partitions(loaded: Loaded, graph: JobGraph) -> None:
+    """Ask the sources what there is to read.
+
+    A bounded source that a checkpoint knows is not asked again: its end was fixed at the start.
+
+    Raises:
+        ConnectorError: If a source cannot be read.
+    """
+    known = {
+        node for task in (loaded.manifest.tasks if loaded.manifest else ()) for node in task.sources
+    }
+    for node in graph.nodes:
+        if isinstance(node.body, Source) and not (node.body.bounded and node.id in known):
+            loaded.partitions[node.id] = await node.body.discover()
+
+
+def complete_checkpoint(store: CheckpointStore, manifest: Manifest, retained: int) -> str | None:
+    """Write the manifest, then remove checkpoints that are not wanted any more.
+
+    Returns:
+        What went wrong with the manifest, or None.
+    """
+    try:
+        store.write_manifest(manifest)
+    except CheckpointError as error:
+        return str(error)
+    keep = {file.digest for file in manifest.files()}
+    try:
+        store.discard_all_but(retained, keep)
+    except OSError:
+        pass  # the next one tries again
+    return None

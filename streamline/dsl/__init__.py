@@ -1,0 +1,1 @@
+"""The fluent surface: it builds a JobGraph and does nothing else."""

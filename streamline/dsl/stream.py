@@ -1,0 +1,406 @@
+"""The streams of the DSL: each call adds a node to the graph and returns the next stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Generic, TypeVar, overload
+
+from streamline.batch import Column
+from streamline.config import Duration, duration_ms, positive_duration_ms
+from streamline.dsl.builder import GraphBuilder
+from streamline.errors import UsageError
+from streamline.expr import Expr
+from streamline.graph import DEAD_LETTERS, MAIN, Body, Partitioning
+from streamline.ids import NodeId
+from streamline.io import DeadLetter, Sink
+from streamline.operators.aggregations import Aggregation
+from streamline.operators.base import LATE
+from streamline.operators.key_by import KeyBySpec
+from streamline.operators.map_batch import MapBatchSpec
+from streamline.operators.process import ProcessFunction, ProcessSpec
+from streamline.operators.reduce import KeyedAggregateSpec, ReduceSpec
+from streamline.operators.rows import RowKind, RowSpec
+from streamline.operators.timestamps import TimestampsSpec
+from streamline.operators.union import UnionSpec
+from streamline.operators.windows.assigners import Session, Sliding, Tumbling, WindowBounds
+from streamline.operators.windows.specs import window_aggregate, window_apply, window_reduce
+from streamline.record import KeyedResult, WindowResult
+
+T = TypeVar("T")
+U = TypeVar("U")
+K = TypeVar("K", bound=Hashable)
+
+
+class Stream(Generic[T]):
+    """Records of type ``T`` on their way; made by :meth:`Job.source` and by other streams.
+
+    Every method takes ``name=`` (the node's stable name, by which its state is found again)
+    and ``parallelism=`` (if not the job's default).
+    """
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        node: NodeId,
+        *,
+        tag: str = MAIN,
+        partitioning: Partitioning = Partitioning.FORWARD,
+    ) -> None:
+        self._builder = builder
+        self._node = node
+        self._tag = tag
+        self._partitioning = partitioning
+
+    def uid(self, name: str) -> Stream[T]:
+        """Name the node just added, as ``name=`` does."""
+        self._node = self._builder.rename(self._node, name)
+        return self
+
+    @overload
+    def map(
+        self, function: Callable[[T], U], *, name: str | None = ..., parallelism: int | None = ...
+    ) -> Stream[U]: ...
+    @overload
+    def map(
+        self, function: Expr | str, *, name: str | None = ..., parallelism: int | None = ...
+    ) -> Stream[Any]: ...
+    def map(
+        self,
+        function: Callable[[T], Any] | Expr | str,
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[Any]:
+        """Replace each record by what the function, expression or field gives."""
+        return self._rows("map", function, name, parallelism)
+
+    def filter(
+        self,
+        function: Callable[[T], object] | Expr | str,
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[T]:
+        """Keep the records for which the function, expression or field is true."""
+        return self._rows("filter", function, name, parallelism)
+
+    def flat_map(
+        self,
+        function: Callable[[T], Iterable[U]],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[U]:
+        """Replace each record by all that the function yields for it, at its event time."""
+        return self._rows("flat_map", function, name, parallelism)
+
+    def map_batch(
+        self,
+        function: Callable[[list[T]], Sequence[U]],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[U]:
+        """Replace the records of a whole batch at once: one result for each, in order.
+
+        For models and other code that is fast on many values. How the stream is cut into
+        batches is the engine's choice, so the result for a record must not depend on it.
+        """
+        spec = MapBatchSpec(self._callable(function, "map_batch"), "rows")
+        return Stream(self._builder, self._add(spec, name, parallelism))
+
+    def map_columns(
+        self,
+        function: Callable[[Mapping[str, Column]], dict[str, Column]],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[Any]:
+        """Like :meth:`map_batch`, on numpy columns: a dict of arrays in, a dict of arrays out."""
+        spec = MapBatchSpec(self._callable(function, "map_columns"), "columns")
+        return Stream(self._builder, self._add(spec, name, parallelism))
+
+    def with_timestamps(
+        self,
+        time: str | Expr | Callable[[T], int | datetime],
+        *,
+        max_out_of_orderness: Duration = "0ms",
+        idle_after: Duration | None = None,
+        max_future: Duration = "1h",
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[T]:
+        """Set event times and make watermarks.
+
+        Args:
+            time: Field, expression or function giving ms since the epoch, or a datetime.
+            max_out_of_orderness: How much older than its predecessors in the same partition a
+                record may be without being late.
+            idle_after: A partition silent for so long is not waited for.
+            max_future: Event times further ahead of the clock do not move the watermark; they
+                are counted.
+            name: The node's stable name.
+            parallelism: Parallel copies, if not the job's default.
+
+        Raises:
+            UsageError: For a duration that is none.
+        """
+        spec = TimestampsSpec(
+            time,
+            duration_ms(max_out_of_orderness, "max_out_of_orderness"),
+            None if idle_after is None else positive_duration_ms(idle_after, "idle_after"),
+            duration_ms(max_future, "max_future"),
+        )
+        return Stream(self._builder, self._add(spec, name, parallelism))
+
+    @overload
+    def key_by(
+        self, key: Callable[[T], K], *, name: str | None = ..., parallelism: int | None = ...
+    ) -> KeyedStream[K, T]: ...
+    @overload
+    def key_by(
+        self, key: str | Expr, *, name: str | None = ..., parallelism: int | None = ...
+    ) -> KeyedStream[Any, T]: ...
+    def key_by(
+        self,
+        key: str | Expr | Callable[[T], Any],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> KeyedStream[Any, T]:
+        """Bring records of one key together, in one task.
+
+        Keys are str, int, float, bytes, bool, None or tuples of those.
+        """
+        return KeyedStream(self._builder, self._add(KeyBySpec(key), name, parallelism))
+
+    def union(
+        self, *others: Stream[T], name: str | None = None, parallelism: int | None = None
+    ) -> Stream[T]:
+        """This stream and others of the same type as one, in no particular order.
+
+        Raises:
+            UsageError: If a stream is of another job.
+        """
+        node = self._add(UnionSpec(), name, parallelism)
+        for other in others:
+            if other._builder is not self._builder:
+                raise UsageError(f"union {node!r}: a stream of another job cannot be joined in")
+            self._builder.connect(other._node, node, other._partitioning, other._tag)
+        return Stream(self._builder, node)
+
+    def rebalance(self) -> Stream[T]:
+        """Spread the records evenly over the tasks of the next operator."""
+        return self._partitioned(Partitioning.REBALANCE)
+
+    def broadcast(self) -> Stream[T]:
+        """Send every record to every task of the next operator."""
+        return self._partitioned(Partitioning.BROADCAST)
+
+    def sink(self, name: str, sink: Sink[Any], *, parallelism: int | None = None) -> None:
+        """End the stream.
+
+        Raises:
+            UsageError: If ``sink`` is not a sink.
+        """
+        if not isinstance(sink, Sink):
+            raise UsageError(f".sink({name!r}, ...) needs a Sink, not {sink!r:.80}")
+        node = self._builder.add("sink", sink, name=name, parallelism=parallelism)
+        self._builder.connect(self._node, node, self._partitioning, self._tag)
+
+    def _rows(
+        self, step: RowKind, function: Any, name: str | None, parallelism: int | None
+    ) -> Stream[Any]:
+        if not callable(function) and not isinstance(function, str | Expr):
+            raise UsageError(
+                f".{step}() needs a function, a field name or an expression, not {function!r:.80}"
+            )
+        return Stream(self._builder, self._add(RowSpec(step, function), name, parallelism))
+
+    def _callable(self, function: Any, method: str) -> Any:
+        if not callable(function):
+            raise UsageError(f".{method}() needs a function, not {function!r:.80}")
+        return function
+
+    def _add(
+        self,
+        spec: Body,
+        name: str | None,
+        parallelism: int | None,
+        how: Partitioning | None = None,
+    ) -> NodeId:
+        """Add a node fed by this stream."""
+        kind = spec.kind  # type: ignore[union-attr]
+        node = self._builder.add(kind, spec, name=name, parallelism=parallelism)
+        self._builder.connect(self._node, node, how or self._partitioning, self._tag)
+        return node
+
+    def _partitioned(self, partitioning: Partitioning) -> Stream[T]:
+        return Stream(self._builder, self._node, tag=self._tag, partitioning=partitioning)
+
+
+class SourceStream(Stream[T]):
+    """What a source delivers."""
+
+    @property
+    def dead_letters(self) -> Stream[DeadLetter]:
+        """Records that could not be decoded, of a format with ``on_error="dead_letter"``."""
+        return Stream(self._builder, self._node, tag=DEAD_LETTERS)
+
+
+class KeyedStream(Generic[K, T]):
+    """Records with keys; made by :meth:`Stream.key_by`. Records of one key stay in order."""
+
+    def __init__(self, builder: GraphBuilder, node: NodeId) -> None:
+        self._builder = builder
+        self._node = node
+
+    def window(
+        self, window: Tumbling | Sliding | Session, *, allowed_lateness: Duration = "0ms"
+    ) -> WindowedStream[K, T]:
+        """Group records by key and event time.
+
+        Args:
+            window: :class:`Tumbling`, :class:`Sliding` or :class:`Session`.
+            allowed_lateness: A window is updated, and its result given again, for so long after
+                the watermark has passed its end; records later than that are late.
+
+        Raises:
+            UsageError: If it is not a window or not a duration.
+        """
+        if not isinstance(window, Tumbling | Sliding | Session):
+            raise UsageError(
+                f".window() needs sl.Tumbling, sl.Sliding or sl.Session, not {window!r:.80}"
+            )
+        lateness_ms = duration_ms(allowed_lateness, "allowed_lateness")
+        return WindowedStream(self._builder, self._node, window, lateness_ms)
+
+    def reduce(
+        self,
+        function: Callable[[T, T], T],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[T]:
+        """For each record, its key's records so far reduced to one: ``function(so_far, next)``."""
+        return self._next(ReduceSpec(function), name, parallelism)
+
+    def aggregate(
+        self,
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+        **aggregations: Aggregation[Any, Any, Any],
+    ) -> Stream[KeyedResult]:
+        """For each record, the aggregations over its key's records so far.
+
+        Raises:
+            UsageError: If there is none, or one is not an aggregation.
+        """
+        pairs = named_aggregations(aggregations, ("key",))
+        return self._next(KeyedAggregateSpec(pairs), name, parallelism)
+
+    def process(
+        self,
+        function: ProcessFunction[K, T, U],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> Stream[U]:
+        """Run a function with state and timers of its own for each key."""
+        return self._next(ProcessSpec(function), name, parallelism)
+
+    def _next(self, spec: Body, name: str | None, parallelism: int | None) -> Stream[Any]:
+        stream: Stream[Any] = Stream(self._builder, self._node, partitioning=Partitioning.HASH)
+        return Stream(self._builder, stream._add(spec, name, parallelism))
+
+
+class WindowedStream(Generic[K, T]):
+    """Records grouped by key and window; made by :meth:`KeyedStream.window`."""
+
+    def __init__(
+        self,
+        builder: GraphBuilder,
+        node: NodeId,
+        window: Tumbling | Sliding | Session,
+        lateness_ms: int,
+    ) -> None:
+        self._builder = builder
+        self._node = node
+        self._window = window
+        self._lateness_ms = lateness_ms
+
+    def aggregate(
+        self,
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+        **aggregations: Aggregation[Any, Any, Any],
+    ) -> WindowResultStream[WindowResult, T]:
+        """One result per key and window: ``key, window_start, window_end``, then these.
+
+        Raises:
+            UsageError: If there is none, or one is not an aggregation.
+        """
+        pairs = named_aggregations(aggregations, ("key", "window_start", "window_end"))
+        spec = window_aggregate(self._window, self._lateness_ms, pairs)
+        return self._next(spec, name, parallelism)
+
+    def reduce(
+        self,
+        function: Callable[[T, T], T],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> WindowResultStream[T, T]:
+        """One result per key and window: its records reduced to one."""
+        spec = window_reduce(self._window, self._lateness_ms, function)
+        return self._next(spec, name, parallelism)
+
+    def apply(
+        self,
+        function: Callable[[K, WindowBounds, list[T]], Iterable[U]],
+        *,
+        name: str | None = None,
+        parallelism: int | None = None,
+    ) -> WindowResultStream[U, T]:
+        """All that the function yields for each key and window, given all its records."""
+        spec = window_apply(self._window, self._lateness_ms, function)
+        return self._next(spec, name, parallelism)
+
+    def _next(
+        self, spec: Body, name: str | None, parallelism: int | None
+    ) -> WindowResultStream[Any, T]:
+        stream: Stream[Any] = Stream(self._builder, self._node, partitioning=Partitioning.HASH)
+        return WindowResultStream(self._builder, stream._add(spec, name, parallelism))
+
+
+class WindowResultStream(Stream[U], Generic[U, T]):
+    """What windows emit; the records that came too late stand beside it."""
+
+    @property
+    def late(self) -> Stream[T]:
+        """Records whose windows were all closed when they came, at their own event times."""
+        return Stream(self._builder, self._node, tag=LATE)
+
+
+def named_aggregations(
+    aggregations: Mapping[str, Aggregation[Any, Any, Any]], reserved: tuple[str, ...]
+) -> tuple[tuple[str, Aggregation[Any, Any, Any]], ...]:
+    """Check the keyword arguments of ``aggregate``.
+
+    Raises:
+        UsageError: If there is none, one is not an aggregation, or a name is taken.
+    """
+    if not aggregations:
+        raise UsageError('.aggregate() needs at least one aggregation: total=sl.Sum("amount")')
+    for name, aggregation in aggregations.items():
+        if not isinstance(aggregation, Aggregation):
+            raise UsageError(
+                f".aggregate({name}=...) needs an aggregation such as sl.Count() or "
+                f'sl.Sum("field"), not {aggregation!r:.80}'
+            )
+        if name in reserved:
+            raise UsageError(f".aggregate({name}=...): {name!r} is a field of every result already")
+    return tuple(aggregations.items())

@@ -1,0 +1,1 @@
+"""Engines: how the tasks of a job are started, driven and supervised."""

@@ -1,0 +1,192 @@
+"""ProcessPool: the worker processes of one job on this machine, started and supervised.
+
+A worker is dead when its control connection ends, which the kernel sees to at once. One that
+is slow, or holds the interpreter's lock in a user's function, keeps its connection and counts
+as alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import secrets
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from streamline.codec import decode, encode
+from streamline.errors import ProtocolError, StreamlineError
+from streamline.runtime.link import LENGTH, Hello, Quit, WorkerSettings
+
+_MESSAGE_LIMIT = 1 << 30
+_HELLO_LIMIT = 4096
+_END_WAIT_S = 5.0
+
+
+class ProcessPool:
+    """Worker processes and the control connections to them.
+
+    Args:
+        settings: What each worker is told; number, address and folder are filled in.
+        live: Folder for live state; each worker gets one in it.
+        on_ready: Called with a worker's number when it can take tasks.
+        on_lost: Called with a worker's number and how it went.
+        on_message: Called with a worker's number and each message.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        live: Path,
+        *,
+        on_ready: Callable[[int], None],
+        on_lost: Callable[[int, str], None],
+        on_message: Callable[[int, Any], None],
+    ) -> None:
+        self.refused = 0
+        self.addresses: dict[int, tuple[str, int]] = {}
+        self._settings = settings
+        self._live = live
+        self._on_ready = on_ready
+        self._on_lost = on_lost
+        self._on_message = on_message
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._writers: dict[int, asyncio.StreamWriter] = {}
+        self._watchers: dict[int, asyncio.Task[None]] = {}
+        self._server: asyncio.Server | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
+        self._closing = False
+
+    @property
+    def pids(self) -> dict[int, int]:
+        """Process ids by worker."""
+        return {worker: process.pid for worker, process in self._processes.items()}
+
+    async def open(self) -> None:
+        """Listen for workers, on loopback."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._host, self._port = self._server.sockets[0].getsockname()[:2]
+
+    def ensure(self, workers: list[int]) -> None:
+        """Start the workers that are not there."""
+        for worker in workers:
+            if worker not in self._processes and not self._closing:
+                self._start(worker)
+
+    def send(self, worker: int, message: Any) -> None:
+        """Send a message; dropped if the worker is gone."""
+        writer = self._writers.get(worker)
+        if writer is not None:
+            data = encode(message)
+            writer.write(LENGTH.pack(len(data)) + data)
+
+    async def close(self) -> None:
+        """End all workers: ask, wait a little, kill."""
+        self._closing = True
+        for worker in list(self._writers):
+            self.send(worker, Quit())
+        processes = list(self._processes.values())
+        waits = [asyncio.to_thread(process.wait, _END_WAIT_S) for process in processes]
+        for process, result in zip(
+            processes, await asyncio.gather(*waits, return_exceptions=True), strict=True
+        ):
+            if isinstance(result, subprocess.TimeoutExpired):
+                process.kill()
+                process.wait()
+        if self._server is not None:
+            self._server.close()
+        for writer in self._writers.values():
+            writer.close()
+        await asyncio.gather(*self._watchers.values(), *self._serving, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Kill all workers at once."""
+        self._closing = True
+        for process in self._processes.values():
+            process.kill()
+            process.wait()
+
+    def _start(self, worker: int) -> None:
+        settings = replace(
+            self._settings,
+            worker=worker,
+            host=self._host,
+            port=self._port,
+            directory=str(self._live / f"worker-{worker}-{secrets.token_hex(4)}"),
+        )
+        # -u: what a user's function prints appears at once, also in a pipe.
+        process = subprocess.Popen(
+            [sys.executable, "-u", "-m", "streamline.runtime.worker"],
+            stdin=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        )
+        assert process.stdin is not None
+        process.stdin.write(encode(settings))
+        process.stdin.close()
+        self._processes[worker] = process
+        self._watchers[worker] = asyncio.ensure_future(self._watch(worker, process))
+
+    async def _watch(self, worker: int, process: subprocess.Popen[bytes]) -> None:
+        status = await asyncio.to_thread(process.wait)
+        self._processes.pop(worker, None)
+        writer = self._writers.pop(worker, None)
+        if writer is not None:
+            writer.close()
+        if not self._closing:
+            self._on_lost(worker, _how(status))
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            hello = await _read(reader, _HELLO_LIMIT)
+            token = self._settings.token
+            if not isinstance(hello, Hello) or not hmac.compare_digest(hello.token, token):
+                raise ProtocolError("a stranger")
+            process = self._processes.get(hello.worker)
+            if process is None or process.pid != hello.pid:
+                raise ProtocolError(f"no worker {hello.worker} was started with pid {hello.pid}")
+        except (StreamlineError, OSError, EOFError, TypeError, ValueError):
+            self.refused += 1
+            writer.close()
+            self._serving.discard(task)
+            return
+        self._writers[hello.worker] = writer
+        self.addresses[hello.worker] = (hello.host, hello.port)
+        self._on_ready(hello.worker)
+        try:
+            while True:
+                self._on_message(hello.worker, await _read(reader, _MESSAGE_LIMIT))
+        except (OSError, EOFError):
+            # The process may hang on after its connection; it is of no use without.
+            if process.poll() is None:
+                process.kill()
+        finally:
+            self._serving.discard(task)
+
+
+async def _read(reader: asyncio.StreamReader, limit: int) -> Any:
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    if length > limit:
+        raise ProtocolError(f"a message of {length} bytes is over the limit")
+    try:
+        return decode(await reader.readexactly(length))
+    except (ValueError, struct.error) as error:
+        raise ProtocolError(f"a message cannot be read: {error}") from error
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = str(-status)
+        return f"was killed ({name})"
+    return f"ended by itself (exit status {status})"

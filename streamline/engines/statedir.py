@@ -1,0 +1,125 @@
+"""StateDir: the folder in which a job run on this machine keeps its checkpoints.
+
+job.json        whose folder it is, and which version wrote it
+lock            held while a run is using the folder
+finished        the job came to its end; the next run starts over
+checkpoints/    the checkpoint store, unless it is elsewhere
+live/           databases of running tasks; worthless after a crash
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import IO, Any
+
+from streamline.errors import LockedError, StateError
+
+LAYOUT_VERSION = 1
+
+
+class StateDir:
+    """One job's folder, locked while it is open.
+
+    Args:
+        root: The folder; made if it is not there.
+        job: The job's name.
+
+    Raises:
+        LockedError: If another run uses it.
+        StateError: If it is another job's, of a newer version, or cannot be used.
+    """
+
+    def __init__(self, root: Path, job: str) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"
+        self.live = root / "live"
+        self._job = job
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise StateError(f"the state folder {root} cannot be used: {error}") from error
+        try:
+            self._check_owner()
+            shutil.rmtree(self.live, ignore_errors=True)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any(self.checkpoints.glob("*/MANIFEST"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job came to its end in here."""
+        return (self.root / "finished").exists()
+
+    def start_over(self) -> None:
+        """Forget all checkpoints."""
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        (self.root / "finished").unlink(missing_ok=True)
+
+    def mark_finished(self) -> None:
+        """Note that the job came to its end."""
+        (self.root / "finished").touch()
+
+    def close(self) -> None:
+        """Remove what is worthless now and let others use the folder."""
+        shutil.rmtree(self.live, ignore_errors=True)
+        self._lock.close()
+
+    def _take_lock(self) -> IO[str]:
+        lock = (self.root / "lock").open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.seek(0)
+            holder = lock.read().strip()
+            lock.close()
+            raise LockedError(
+                f"the state folder {self.root} is in use by another run"
+                + (f" (process {holder})" if holder else "")
+                + "; wait for it, stop it, or give another --state-dir"
+            ) from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        return lock
+
+    def _check_owner(self) -> None:
+        file = self.root / "job.json"
+        if not file.exists():
+            strangers = [p.name for p in self.root.iterdir() if p.name not in ("lock", "live")]
+            if strangers:
+                raise StateError(
+                    f"the folder {self.root} is not empty and not a streamline state folder (it "
+                    f"holds {strangers[0]}); give another --state-dir"
+                )
+            text = json.dumps({"job": self._job, "version": LAYOUT_VERSION})
+            temporary = self.root / ".job.json"
+            temporary.write_text(text + "\n")
+            temporary.replace(file)
+            return
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+            job, version = found["job"], int(found["version"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StateError(
+                f"{file} cannot be read ({error}); give another --state-dir"
+            ) from error
+        if version > LAYOUT_VERSION:
+            raise StateError(
+                f"the state folder {self.root} is of a newer streamline (layout {version}; "
+                f"this one knows {LAYOUT_VERSION}); upgrade, or give another --state-dir"
+            )
+        if job != self._job:
+            raise StateError(
+                f"the state folder {self.root} belongs to job {job!r}, not to {self._job!r}; give "
+                "another --state-dir"
+            )

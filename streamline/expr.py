@@ -1,0 +1,281 @@
+"""Expressions over fields: ``sl.col("amount") * 2``, on rows and on columns alike.
+
+An expression is a description. For rows it becomes Python source that a chain compiles into
+its loop; for columns it becomes numpy calls. It does not know who evaluates it.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from streamline.batch import Batch, Column, ColumnBatch, RowBatch, missing_field
+from streamline.errors import UsageError
+
+_BINARY: dict[str, Callable[[Any, Any], Any]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": operator.truediv,
+    "//": operator.floordiv,
+    "%": operator.mod,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "&": operator.and_,
+    "|": operator.or_,
+}
+
+
+class Expr:
+    """A computation over the fields of one record; combine with the usual operators.
+
+    ``&``, ``|`` and ``~`` stand for and, or and not.
+
+    >>> big = (col("amount") * 2 > 10) & (col("user") != "bot")
+    >>> big.row_function()({"amount": 6, "user": "ada"})
+    True
+    """
+
+    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+        """Python source that computes it from the variable ``row``; literals go to ``names``."""
+        raise NotImplementedError
+
+    def _columns(self, batch: ColumnBatch) -> Any:
+        raise NotImplementedError
+
+    def fields(self) -> frozenset[str]:
+        """The fields it reads."""
+        raise NotImplementedError
+
+    def source(self, row: str, names: dict[str, Any], *, by_item: bool) -> str:
+        """Python source of the value for one row.
+
+        Args:
+            row: The name of the variable that holds the row.
+            names: Filled with what the source refers to besides the row.
+            by_item: Rows are dicts, not records.
+        """
+        return self._source(row, by_item, names)
+
+    def row_function(self) -> Callable[[Any], Any]:
+        """A function of one row, record or dict."""
+        compiled = {flag: self._compile(by_item=flag) for flag in (False, True)}
+
+        def evaluate(row: Any) -> Any:
+            return compiled[isinstance(row, dict)](row)
+
+        return evaluate
+
+    def _compile(self, *, by_item: bool) -> Callable[[Any], Any]:
+        names: dict[str, Any] = {}
+        source = f"lambda row: {self._source('row', by_item, names)}"
+        function: Callable[[Any], Any] = eval(source, names)
+        return function
+
+    def evaluate(self, batch: Batch) -> list[Any]:
+        """Its value for every record of a batch, as Python values."""
+        if isinstance(batch, ColumnBatch):
+            values: list[Any] = self.evaluate_columns(batch).tolist()
+            return values
+        assert isinstance(batch, RowBatch)
+        rows = batch.values
+        if not rows:
+            return []
+        function = self._compile(by_item=isinstance(rows[0], dict))
+        try:
+            return [function(row) for row in rows]
+        except (AttributeError, KeyError) as error:
+            for name in sorted(self.fields()):
+                if any(
+                    (name not in row) if isinstance(row, dict) else not hasattr(row, name)
+                    for row in rows
+                ):
+                    raise missing_field(rows, name) from error
+            raise
+
+    def evaluate_columns(self, batch: ColumnBatch) -> Column:
+        """Its value for every record, as an array of shape ``(n,)``."""
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            result = self._columns(batch)
+        if isinstance(result, np.ndarray):
+            return result
+        return np.full(len(batch), result)
+
+    def _binary(self, sign: str, other: Any) -> Expr:
+        return _Binary(sign, self, as_expr(other))
+
+    def _reflected(self, sign: str, other: Any) -> Expr:
+        return _Binary(sign, as_expr(other), self)
+
+    def __add__(self, other: Any) -> Expr:
+        return self._binary("+", other)
+
+    def __radd__(self, other: Any) -> Expr:
+        return self._reflected("+", other)
+
+    def __sub__(self, other: Any) -> Expr:
+        return self._binary("-", other)
+
+    def __rsub__(self, other: Any) -> Expr:
+        return self._reflected("-", other)
+
+    def __mul__(self, other: Any) -> Expr:
+        return self._binary("*", other)
+
+    def __rmul__(self, other: Any) -> Expr:
+        return self._reflected("*", other)
+
+    def __truediv__(self, other: Any) -> Expr:
+        return self._binary("/", other)
+
+    def __rtruediv__(self, other: Any) -> Expr:
+        return self._reflected("/", other)
+
+    def __floordiv__(self, other: Any) -> Expr:
+        return self._binary("//", other)
+
+    def __rfloordiv__(self, other: Any) -> Expr:
+        return self._reflected("//", other)
+
+    def __mod__(self, other: Any) -> Expr:
+        return self._binary("%", other)
+
+    def __rmod__(self, other: Any) -> Expr:
+        return self._reflected("%", other)
+
+    def __gt__(self, other: Any) -> Expr:
+        return self._binary(">", other)
+
+    def __ge__(self, other: Any) -> Expr:
+        return self._binary(">=", other)
+
+    def __lt__(self, other: Any) -> Expr:
+        return self._binary("<", other)
+
+    def __le__(self, other: Any) -> Expr:
+        return self._binary("<=", other)
+
+    def __eq__(self, other: object) -> Expr:  # type: ignore[override]
+        return self._binary("==", other)
+
+    def __ne__(self, other: object) -> Expr:  # type: ignore[override]
+        return self._binary("!=", other)
+
+    def __and__(self, other: Any) -> Expr:
+        return self._binary("&", other)
+
+    def __rand__(self, other: Any) -> Expr:
+        return self._reflected("&", other)
+
+    def __or__(self, other: Any) -> Expr:
+        return self._binary("|", other)
+
+    def __ror__(self, other: Any) -> Expr:
+        return self._reflected("|", other)
+
+    def __invert__(self) -> Expr:
+        return _Not(self)
+
+    def __neg__(self) -> Expr:
+        return _Binary("-", as_expr(0), self)
+
+    def __bool__(self) -> bool:
+        raise UsageError(
+            f"the expression {self} has no truth value by itself; join expressions with & | ~ "
+            "instead of and, or, not"
+        )
+
+    __hash__ = object.__hash__
+
+
+class _Column(Expr):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"col({self.name!r})"
+
+    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+        if by_item:
+            return f"{row}[{self.name!r}]"
+        if not self.name.isidentifier():
+            raise UsageError(f"{self.name!r} is not a field name of a record")
+        return f"{row}.{self.name}"
+
+    def _columns(self, batch: ColumnBatch) -> Any:
+        return batch.array(self.name)
+
+    def fields(self) -> frozenset[str]:
+        return frozenset({self.name})
+
+
+class _Literal(Expr):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return repr(self.value)
+
+    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+        name = f"literal_{len(names)}"
+        names[name] = self.value
+        return name
+
+    def _columns(self, batch: ColumnBatch) -> Any:
+        return self.value
+
+    def fields(self) -> frozenset[str]:
+        return frozenset()
+
+
+class _Binary(Expr):
+    def __init__(self, sign: str, left: Expr, right: Expr) -> None:
+        self.sign, self.left, self.right = sign, left, right
+
+    def __repr__(self) -> str:
+        return f"({self.left} {self.sign} {self.right})"
+
+    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+        left = self.left._source(row, by_item, names)
+        right = self.right._source(row, by_item, names)
+        return f"({left} {self.sign} {right})"
+
+    def _columns(self, batch: ColumnBatch) -> Any:
+        return _BINARY[self.sign](self.left._columns(batch), self.right._columns(batch))
+
+    def fields(self) -> frozenset[str]:
+        return self.left.fields() | self.right.fields()
+
+
+class _Not(Expr):
+    def __init__(self, inner: Expr) -> None:
+        self.inner = inner
+
+    def __repr__(self) -> str:
+        return f"~{self.inner}"
+
+    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+        return f"(not {self.inner._source(row, by_item, names)})"
+
+    def _columns(self, batch: ColumnBatch) -> Any:
+        return np.logical_not(self.inner._columns(batch))
+
+    def fields(self) -> frozenset[str]:
+        return self.inner.fields()
+
+
+def col(name: str) -> Expr:
+    """The field ``name`` of each record, for use in expressions."""
+    return _Column(name)
+
+
+def as_expr(value: Any) -> Expr:
+    """``value`` itself if it is an expression, or the constant."""
+    return value if isinstance(value, Expr) else _Literal(value)

@@ -1,0 +1,101 @@
+"""Format, the seam between a connector's bytes and a job's values, and what to do with bad ones.
+
+A format decodes a batch at a time. Only when that fails is each value looked at alone, to
+find the bad one. Formats know nothing of files, topics or tasks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from streamline.batch import ColumnBatch
+from streamline.errors import DecodeError, UsageError
+
+T = TypeVar("T")
+OnError: TypeAlias = Literal["fail", "skip", "dead_letter"]
+BadValue: TypeAlias = Callable[[int, bytes, str], None]
+"""Called with the place in the batch, the bytes and the reason of a value that is bad."""
+
+
+class Format(ABC, Generic[T]):
+    """How one value is written as bytes.
+
+    Attributes:
+        on_error: What happens to a value that cannot be decoded: ``"fail"`` stops the job,
+            ``"skip"`` counts it and goes on, ``"dead_letter"`` sends it to a stream of its own.
+        suffix: The usual ending of a file of such values, without compression.
+        separator: What stands between two values in a file: a newline, or nothing when the
+            values themselves tell where they end.
+    """
+
+    suffix: str = ""
+    separator: bytes = b"\n"
+
+    def __init__(self, on_error: OnError = "fail") -> None:
+        if on_error not in ("fail", "skip", "dead_letter"):
+            raise UsageError(f'on_error={on_error!r} must be "fail", "skip" or "dead_letter"')
+        self.on_error = on_error
+
+    @abstractmethod
+    def decode_one(self, data: bytes) -> T:
+        """Decode one value.
+
+        Raises:
+            DecodeError: If the bytes are not such a value; the message says why.
+        """
+
+    @abstractmethod
+    def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        """Decode several values, in order; any error means that some value is bad.
+
+        Raises:
+            DecodeError: As :meth:`decode_one`.
+        """
+
+    def decode_lines(self, data: bytes) -> list[T]:
+        """Decode values that stand in one piece, separated by newlines; empty lines are none.
+
+        Raises:
+            DecodeError: As :meth:`decode_one`.
+        """
+        return self.decode_many([line for line in data.split(b"\n") if line.strip()])
+
+    def decode_columns(self, data: bytes) -> ColumnBatch | None:
+        """Like ``decode_lines``, as columns without timestamps; None if it has no columns."""
+        return None
+
+    @property
+    def header(self) -> bytes | None:
+        """The first line of a file, with its newline, if it is not a value."""
+        return None
+
+    @abstractmethod
+    def encode_many(self, values: Sequence[T]) -> list[bytes]:
+        """Encode values, in order.
+
+        Raises:
+            EncodeError: If a value does not fit the format; the message shows it.
+        """
+
+    def encode_lines(self, values: Sequence[T]) -> bytes:
+        """Encode values to one piece, each followed by the separator."""
+        separator = self.separator
+        return b"".join([data + separator for data in self.encode_many(values)])
+
+    def decode_each(self, data: Sequence[bytes], bad: BadValue) -> list[T]:
+        """Decode what can be decoded; ``bad`` is called for each value that cannot."""
+        values: list[T] = []
+        for place, item in enumerate(data):
+            try:
+                values.append(self.decode_one(item))
+            except DecodeError as error:
+                bad(place, item, str(error))
+        return values
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+AnyFormat: TypeAlias = Format[Any]

@@ -1,0 +1,52 @@
+"""MsgPack: MessagePack values; in files one directly behind the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar, cast, overload
+
+import msgspec
+
+from streamline.errors import DecodeError, EncodeError
+from streamline.formats.base import Format, OnError
+
+T = TypeVar("T")
+
+
+class MsgPack(Format[T]):
+    """MessagePack, typed by a Record or as plain values; arguments as for ``Json``."""
+
+    suffix = ".msgpack"
+    separator = b""
+
+    @overload
+    def __init__(self: MsgPack[Any], type_: None = ..., *, on_error: OnError = ...) -> None: ...
+    @overload
+    def __init__(self: MsgPack[T], type_: type[T], *, on_error: OnError = ...) -> None: ...
+    def __init__(self, type_: Any = None, *, on_error: OnError = "fail") -> None:
+        super().__init__(on_error)
+        self.type_ = type_
+        self._decoder: msgspec.msgpack.Decoder[Any] = msgspec.msgpack.Decoder(
+            Any if type_ is None else type_
+        )
+        self._encoder = msgspec.msgpack.Encoder()
+
+    def decode_one(self, data: bytes) -> T:
+        try:
+            return cast(T, self._decoder.decode(data))
+        except msgspec.DecodeError as error:
+            raise DecodeError(str(error)) from error
+
+    def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        decode = self._decoder.decode
+        try:
+            return [decode(item) for item in data]
+        except msgspec.DecodeError as error:
+            raise DecodeError(str(error)) from error
+
+    def encode_many(self, values: Sequence[T]) -> list[bytes]:
+        encode = self._encoder.encode
+        try:
+            return [encode(value) for value in values]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EncodeError(f"a value cannot be written as MessagePack: {error}") from error

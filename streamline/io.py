@@ -1,0 +1,259 @@
+"""All that a connector sees: Source and SourceReader, Sink and SinkWriter.
+
+A description (Source, Sink) is small, frozen and travels with the job; the running object
+(SourceReader, SinkWriter) belongs to one task and is only ever called by it, one call at a
+time. What is called per batch is synchronous; what is called per epoch may wait.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+from streamline.batch import Batch
+from streamline.clock import Clock
+from streamline.record import Record
+
+T = TypeVar("T")
+Position: TypeAlias = Any
+"""Where a reader stands in a partition: any value that the codec can write."""
+Committable: TypeAlias = Any
+"""What a sink has prepared and can still commit after a crash: any value the codec can write."""
+Layout: TypeAlias = Literal["rows", "columns"]
+
+
+class DeadLetter(Record):
+    """A record that could not be decoded, and why.
+
+    Attributes:
+        reason: One sentence.
+        source: Name of the node that read it.
+        partition: Partition of the source, such as a file's path.
+        offset: Where in the partition it stands; the unit is the source's own.
+        data: The bytes as they were read.
+    """
+
+    reason: str
+    source: str
+    partition: str
+    offset: int
+    data: bytes
+
+
+@dataclass
+class Counters:
+    """What one node of one task has counted since it was opened; only ever grows."""
+
+    records_in: int = 0
+    records_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    late: int = 0
+    future: int = 0
+    skipped: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True)
+class ReaderContext:
+    """What a reader is told when it is opened.
+
+    Attributes:
+        node: Name of the source in the job, for messages.
+        index: Which parallel copy this is, of ``parallelism``.
+        batch_rows: Most records that one ``poll`` may return.
+        layout: What the job would like; a reader may answer with the other.
+        clock: The time.
+        counters: To be counted up: ``bytes_in``, ``skipped``, ``dead_letters``.
+        watermarks: Event time reached in each partition, kept up to date by the task; a
+            reader that has the choice reads the partition that is furthest behind.
+        dead_letter: Hand over a record that could not be decoded.
+    """
+
+    node: str
+    index: int
+    parallelism: int
+    batch_rows: int
+    layout: Layout
+    clock: Clock
+    counters: Counters
+    watermarks: Mapping[str, int]
+    dead_letter: Callable[[DeadLetter], None]
+
+
+class SourceReader(ABC, Generic[T]):
+    """Reads the partitions assigned to one task.
+
+    Attributes:
+        active: The assigned partitions that may still bring records; the reader keeps it up
+            to date and removes a partition when it has returned its last record.
+    """
+
+    active: set[str]
+
+    @abstractmethod
+    async def open(self, context: ReaderContext) -> None:
+        """Get ready; called once, first.
+
+        Raises:
+            ConnectorError: If the system cannot be reached or used.
+        """
+
+    @abstractmethod
+    def assign(self, positions: Mapping[str, Position | None]) -> None:
+        """Add partitions, each at the position of a snapshot, or None for its beginning.
+
+        Reading goes on exactly behind the last record covered by that snapshot.
+        """
+
+    @abstractmethod
+    def poll(self) -> Batch | None:
+        """The next records, all of one partition, or None if there are none right now.
+
+        Never waits and never returns an empty batch. ``batch.partition`` names the partition.
+
+        Raises:
+            DecodeError: For a bad record, when the format says so.
+            ConnectorError: If the system failed.
+        """
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Return when ``poll`` may have something, or when some time has passed; cancellable."""
+
+    @abstractmethod
+    def snapshot(self) -> dict[str, Position]:
+        """The position behind the last record returned, of every partition ever assigned.
+
+        A partition that has ended is included, or else it would be read again.
+        """
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything; may be called at any time, also twice."""
+
+    async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
+        """A checkpoint with these positions is complete. For monitoring only; may be missed."""
+
+
+class Source(ABC, Generic[T]):
+    """Describes where records come from.
+
+    Attributes:
+        assigns_timestamps: Its records have event times without ``with_timestamps``.
+    """
+
+    assigns_timestamps: bool = False
+
+    @property
+    @abstractmethod
+    def bounded(self) -> bool:
+        """Whether it ends by itself."""
+
+    @abstractmethod
+    async def discover(self) -> list[str]:
+        """Names of all partitions there are now; stable names, in a stable order.
+
+        Called before the first start, and from time to time while an unbounded source runs.
+
+        Raises:
+            ConnectorError: If there is nothing to read or no access; says what to do.
+        """
+
+    @abstractmethod
+    def reader(self) -> SourceReader[T]:
+        """A new reader for one task."""
+
+    @property
+    def dead_letters(self) -> bool:
+        """Whether bad records are handed to ``ReaderContext.dead_letter``."""
+        return False
+
+
+class Guarantee(StrEnum):
+    """What a sink promises after crashes."""
+
+    AT_LEAST_ONCE = "at-least-once"
+    EXACTLY_ONCE = "exactly-once"
+
+
+@dataclass(frozen=True)
+class WriterContext:
+    """What a writer is told when it is opened.
+
+    Attributes:
+        job: Name of the job.
+        node: Name of the sink in the job.
+        index: Which parallel copy this is, of ``parallelism``.
+        run: Names this attempt to run the job; no other attempt ever has the same.
+        restored: The job goes on from a checkpoint; otherwise it starts from scratch.
+        clock: The time.
+        counters: To be counted up: ``bytes_out``.
+    """
+
+    job: str
+    node: str
+    index: int
+    parallelism: int
+    run: str
+    restored: bool
+    clock: Clock
+    counters: Counters = field(default_factory=Counters)
+
+
+class SinkWriter(ABC, Generic[T]):
+    """Writes the records of one task, in two phases.
+
+    Order of calls: ``open``, ``recover``, then ``write`` any number of times, ``prepare`` at
+    each barrier, and ``commit`` once the checkpoint of that barrier is complete; ``close``.
+    """
+
+    @abstractmethod
+    async def open(self, context: WriterContext) -> None:
+        """Get ready. What earlier attempts left prepared must not be touched yet."""
+
+    async def recover(self, committables: list[Committable]) -> None:
+        """Called once after ``open``, on the writer with index 0 alone.
+
+        Args:
+            committables: What the checkpoint holds of all writers of the sink: commit it (some
+                or all may have been committed already). Whatever else earlier attempts left
+                unfinished is to be removed: no checkpoint names it.
+        """
+        await self.commit(committables)
+
+    @abstractmethod
+    def write(self, batch: Batch) -> None:
+        """Take a batch. It must not be visible to readers before ``commit``."""
+
+    async def ready(self) -> None:
+        """Return when there is room for another ``write``; the task waits for it."""
+
+    @abstractmethod
+    async def prepare(self, epoch: int) -> list[Committable]:
+        """Make all that was written since the last call durable, still invisible.
+
+        Returns:
+            What ``commit`` needs, also in another process after a crash.
+        """
+
+    @abstractmethod
+    async def commit(self, committables: list[Committable]) -> None:
+        """Make prepared records visible. Repeating it changes nothing."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Let go of everything, without committing; may be called at any time, also twice."""
+
+
+class Sink(ABC, Generic[T]):
+    """Describes where records go."""
+
+    guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
+
+    @abstractmethod
+    def writer(self) -> SinkWriter[T]:
+        """A new writer for one task."""

@@ -1,0 +1,161 @@
+"""Keys: how they are encoded, hashed, grouped, and who owns which group.
+
+The hash is ours and fixed for ever: state on disk and the owner of a key depend on it, so
+it may not change between processes, Python versions or releases.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Hashable, Sequence
+from typing import NamedTuple
+
+import msgpack
+import numpy as np
+import numpy.typing as npt
+
+from streamline.errors import EncodeError
+
+DEFAULT_MAX_PARALLELISM = 128
+_MASK = (1 << 64) - 1
+_PLAIN = (str, int, bytes, type(None))
+_packer = msgpack.Packer(use_bin_type=True, autoreset=True)
+
+
+class KeyGroupRange(NamedTuple):
+    """A contiguous range of key groups, ``start`` included, ``stop`` not."""
+
+    start: int
+    stop: int
+
+    def __contains__(self, group: object) -> bool:
+        return isinstance(group, int) and self.start <= group < self.stop
+
+    def overlaps(self, other: KeyGroupRange) -> bool:
+        """Whether the two have a group in common."""
+        return self.start < other.stop and other.start < self.stop
+
+
+def _mix(value: int) -> int:
+    """Finalizer of splitmix64 (Steele, Lea, Flood: Fast splittable generators, 2014)."""
+    value = (value + 0x9E3779B97F4A7C15) & _MASK
+    value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK
+    return value ^ (value >> 31)
+
+
+def canonical_key(key: Hashable) -> Hashable:
+    """The form under which a key is stored: keys equal in Python have one form.
+
+    A float without a fraction becomes an int, inside tuples too; the rest stays.
+
+    Raises:
+        EncodeError: If the key is not str, int, float, bytes, bool, None or a tuple of those.
+    """
+    kind = type(key)
+    if kind in _PLAIN:
+        return key
+    if isinstance(key, bool):
+        return key
+    if isinstance(key, float):
+        return int(key) if key.is_integer() else key
+    if isinstance(key, tuple):
+        return tuple(canonical_key(part) for part in key)
+    if isinstance(key, str):
+        return str(key)
+    if isinstance(key, int | np.integer):
+        return int(key)
+    raise EncodeError(
+        f"a key must be str, int, float, bytes, bool, None or a tuple of those, "
+        f"not {kind.__name__} ({key!r:.80}); key_by a field or turn the value into one of them"
+    )
+
+
+def encode_key(key: Hashable) -> bytes:
+    """Encode a key as MessagePack in its canonical form; equal keys give equal bytes.
+
+    >>> encode_key("ab").hex(), encode_key(7.0) == encode_key(7)
+    ('a26162', True)
+    """
+    if type(key) not in _PLAIN:
+        key = canonical_key(key)
+    try:
+        data: bytes = _packer.pack(key)
+    except OverflowError as error:
+        raise EncodeError(f"the key {key!r:.80} does not fit in 64 bits; use a str") from error
+    return data
+
+
+def decode_key(data: bytes) -> Hashable:
+    """Undo :func:`encode_key`."""
+    key: Hashable = msgpack.unpackb(data, use_list=False, strict_map_key=False)
+    return key
+
+
+def stable_hash(key: Hashable) -> int:
+    """A 64-bit hash of a key, the same in every process and for ever.
+
+    Integers that fit in 64 bits are mixed directly (so that a column of them can be hashed
+    at once), all else by the CRC-32 of its encoding, mixed.
+    """
+    if type(key) is not int:
+        key = canonical_key(key)
+    if type(key) is int:
+        return _mix(key & _MASK)
+    return _mix(zlib.crc32(encode_key(key)))
+
+
+def key_group(key: Hashable, max_parallelism: int = DEFAULT_MAX_PARALLELISM) -> int:
+    """The key group of one key: 0 up to ``max_parallelism`` (excluded)."""
+    return stable_hash(key) % max_parallelism
+
+
+class KeyGroups(dict[Hashable, int]):
+    """A bounded memory of key groups: ``groups[key]`` computes what it has not seen."""
+
+    def __init__(self, max_parallelism: int, capacity: int = 1 << 18) -> None:
+        super().__init__()
+        self._max_parallelism = max_parallelism
+        self._capacity = capacity
+
+    def __missing__(self, key: Hashable) -> int:
+        if len(self) >= self._capacity:
+            self.clear()
+        group = stable_hash(key) % self._max_parallelism
+        self[key] = group
+        return group
+
+    def of(self, keys: Sequence[Hashable]) -> npt.NDArray[np.uint16]:
+        """Key groups of a list of keys, shape ``(len(keys),)``."""
+        return np.array([self[key] for key in keys], dtype=np.uint16)
+
+
+def key_groups_of_ints(keys: npt.NDArray[np.int64], max_parallelism: int) -> npt.NDArray[np.uint16]:
+    """Key groups of a column of integers at once; equal to :func:`key_group` of each."""
+    with np.errstate(over="ignore"):
+        value = keys.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        value = value ^ (value >> np.uint64(31))
+    return (value % np.uint64(max_parallelism)).astype(np.uint16)
+
+
+def owned_range(index: int, parallelism: int, max_parallelism: int) -> KeyGroupRange:
+    """The key groups that task ``index`` of ``parallelism`` owns.
+
+    >>> [owned_range(i, 3, 128) for i in range(3)][1]
+    KeyGroupRange(start=43, stop=86)
+    """
+    start = -(-index * max_parallelism // parallelism)
+    stop = -(-(index + 1) * max_parallelism // parallelism)
+    return KeyGroupRange(start, stop)
+
+
+def owner(group: int, parallelism: int, max_parallelism: int) -> int:
+    """The index of the task that owns a key group."""
+    return group * parallelism // max_parallelism
+
+
+def owner_table(parallelism: int, max_parallelism: int) -> npt.NDArray[np.intp]:
+    """Owner of every key group, shape ``(max_parallelism,)``: index it with a column of groups."""
+    return np.arange(max_parallelism, dtype=np.intp) * parallelism // max_parallelism

@@ -1,0 +1,448 @@
+"""Aggregations, built in and the user's own, and the loops that are generated for a set of them.
+
+A set of aggregations shares one entry of a table: each has one or two slots in it. The loops
+over a batch are generated source, with the built-in aggregations written out in line.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, TypeAlias, TypeVar
+
+from streamline.batch import Batch
+from streamline.errors import StreamlineError, UsageError
+from streamline.expr import Expr
+from streamline.operators.user_code import user_error
+from streamline.record import Record
+from streamline.state.backend import Entry, Table
+
+T = TypeVar("T")
+A = TypeVar("A")
+R = TypeVar("R")
+Field: TypeAlias = str | Expr | Callable[[Any], Any] | None
+
+
+class Aggregation(ABC, Generic[T, A, R]):
+    """Turns many values into one result, one value at a time; also in parts that are merged.
+
+    A subclass of the user's defines ``create``, ``add``, ``merge`` and ``result``. The
+    accumulator may be changed in place by ``add``, and by ``merge`` its first argument only; it
+    must be a value that can be stored: numbers, text, lists, dicts, records ...
+
+    Args:
+        field: What of a record is aggregated: a field name, an expression, a function, or the
+            record itself if None.
+
+    >>> class Longest(Aggregation[str, str, str]):
+    ...     def create(self): return ""
+    ...     def add(self, acc, value): return max(acc, value, key=len)
+    ...     def merge(self, acc, other): return max(acc, other, key=len)
+    ...     def result(self, acc): return acc
+    >>> longest = Longest("name")
+    """
+
+    slots = 1
+
+    def __init__(self, field: Field = None) -> None:
+        self.field = field
+
+    @abstractmethod
+    def create(self) -> A:
+        """An accumulator of no values."""
+
+    @abstractmethod
+    def add(self, acc: A, value: T) -> A:
+        """The accumulator with one more value."""
+
+    @abstractmethod
+    def merge(self, acc: A, other: A) -> A:
+        """One accumulator of the values of both; ``other`` must not be changed."""
+
+    @abstractmethod
+    def result(self, acc: A) -> R:
+        """What is handed on."""
+
+    def values(self, batch: Batch) -> list[Any] | None:
+        """What of each record of a batch is aggregated; None if it does not matter."""
+        field = self.field
+        if field is None:
+            return batch.to_rows().values
+        if isinstance(field, str):
+            return batch.column(field)
+        if isinstance(field, Expr):
+            return field.evaluate(batch)
+        return [field(value) for value in batch.to_rows().values]
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        names[f"create{slot}"] = self.create
+        return [f"create{slot}()"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        names[f"add{slot}"] = self.add
+        return [f"e[{slot}] = add{slot}(e[{slot}], {value})"]
+
+    def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
+        names[f"merge{slot}"] = self.merge
+        return [f"a[{slot}] = merge{slot}(a[{slot}], e[{slot}])"]
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        names[f"result{slot}"] = self.result
+        return f"result{slot}(e[{slot}])"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({'' if self.field is None else repr(self.field)})"
+
+
+class Count(Aggregation[Any, int, int]):
+    """How many records."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def create(self) -> int:
+        return 0
+
+    def add(self, acc: int, value: Any) -> int:
+        return acc + 1
+
+    def merge(self, acc: int, other: int) -> int:
+        return acc + other
+
+    def result(self, acc: int) -> int:
+        return acc
+
+    def values(self, batch: Batch) -> list[Any] | None:
+        return None
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return ["0"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        return [f"e[{slot}] += 1"]
+
+    def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return [f"a[{slot}] += e[{slot}]"]
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        return f"e[{slot}]"
+
+
+class Sum(Aggregation[Any, Any, Any]):
+    """The sum of a field, starting from 0."""
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(field)
+
+    def create(self) -> Any:
+        return 0
+
+    def add(self, acc: Any, value: Any) -> Any:
+        return acc + value
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        return acc + other
+
+    def result(self, acc: Any) -> Any:
+        return acc
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return ["0"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        return [f"e[{slot}] += {value}"]
+
+    def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return [f"a[{slot}] += e[{slot}]"]
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        return f"e[{slot}]"
+
+
+class _Extreme(Aggregation[Any, Any, Any]):
+    _sign = "<"
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(field)
+
+    def create(self) -> Any:
+        return None
+
+    def result(self, acc: Any) -> Any:
+        return acc
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        return acc if other is None else self.add(acc, other)
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return ["None"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        return [
+            f"m = e[{slot}]",
+            f"if m is None or {value} {self._sign} m: e[{slot}] = {value}",
+        ]
+
+    def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return [
+            f"m = a[{slot}]",
+            f"n = e[{slot}]",
+            f"if m is None or (n is not None and n {self._sign} m): a[{slot}] = n",
+        ]
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        return f"e[{slot}]"
+
+
+class Min(_Extreme):
+    """The smallest value of a field."""
+
+    def add(self, acc: Any, value: Any) -> Any:
+        return value if acc is None or value < acc else acc
+
+
+class Max(_Extreme):
+    """The largest value of a field."""
+
+    _sign = ">"
+
+    def add(self, acc: Any, value: Any) -> Any:
+        return value if acc is None or value > acc else acc
+
+
+class Mean(Aggregation[Any, Any, float]):
+    """The arithmetic mean of a field."""
+
+    slots = 2
+
+    def __init__(self, field: Field) -> None:
+        super().__init__(field)
+
+    def create(self) -> Any:
+        return (0, 0)
+
+    def add(self, acc: Any, value: Any) -> Any:
+        return (acc[0] + value, acc[1] + 1)
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        return (acc[0] + other[0], acc[1] + other[1])
+
+    def result(self, acc: Any) -> float:
+        mean: float = acc[0] / acc[1]
+        return mean
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return ["0", "0"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        return [f"e[{slot}] += {value}", f"e[{slot + 1}] += 1"]
+
+    def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return [f"a[{slot}] += e[{slot}]", f"a[{slot + 1}] += e[{slot + 1}]"]
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        return f"e[{slot}] / e[{slot + 1}]"
+
+
+class Collect(Aggregation[Any, list[Any], list[Any]]):
+    """All values of a field, or all records, as a list."""
+
+    def create(self) -> list[Any]:
+        return []
+
+    def add(self, acc: list[Any], value: Any) -> list[Any]:
+        acc.append(value)
+        return acc
+
+    def merge(self, acc: list[Any], other: list[Any]) -> list[Any]:
+        return acc + other
+
+    def result(self, acc: list[Any]) -> list[Any]:
+        return list(acc)
+
+    def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
+        return ["[]"]
+
+    def _add(self, slot: int, value: str, names: dict[str, Any]) -> list[str]:
+        return [f"e[{slot}].append({value})"]
+
+
+class Reduction(Aggregation[Any, Any, Any]):
+    """A user's ``reduce`` function as an aggregation; it must not change its arguments."""
+
+    def __init__(self, function: Callable[[Any, Any], Any]) -> None:
+        super().__init__()
+        self._function = function
+
+    def create(self) -> Any:
+        return None
+
+    def add(self, acc: Any, value: Any) -> Any:
+        return value if acc is None else self._function(acc, value)
+
+    def merge(self, acc: Any, other: Any) -> Any:
+        return other if acc is None else self._function(acc, other)
+
+    def result(self, acc: Any) -> Any:
+        return acc
+
+
+Named: TypeAlias = tuple[tuple[str, Aggregation[Any, Any, Any]], ...]
+
+
+class AggregateProgram:
+    """The generated loops for a set of aggregations.
+
+    Attributes:
+        new: Makes an entry of no values.
+        merge: Adds entry ``e`` into entry ``a``.
+    """
+
+    new: Callable[[], Entry]
+    merge: Callable[[Entry, Entry], None]
+
+    def __init__(self, node: str, aggregations: Named) -> None:
+        self._node = node
+        self._aggregations = aggregations
+        self._names: dict[str, Any] = {}
+        self._slots: list[int] = []
+        slot = 1
+        for _, aggregation in aggregations:
+            self._slots.append(slot)
+            slot += aggregation.slots
+        self._needed = [index for index, (_, a) in enumerate(aggregations) if not _counts(a)]
+        self._generate()
+
+    def columns(self, batch: Batch) -> list[Sequence[Any]]:
+        """What of each record is aggregated, one list for each aggregation that looks at it.
+
+        Raises:
+            UsageError: If a field is missing.
+            UserFunctionError: If a function of the user's raises.
+        """
+        columns: list[Sequence[Any]] = []
+        for index in self._needed:
+            name, aggregation = self._aggregations[index]
+            try:
+                values = aggregation.values(batch)
+            except StreamlineError as error:
+                raise UsageError(f"{self._node}: aggregation {name!r}: {error}") from error
+            except Exception as error:
+                raise self._explain_field(aggregation, error, batch) from error
+            assert values is not None
+            columns.append(values)
+        return columns
+
+    def add(
+        self, table: Table, namespace: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]
+    ) -> None:
+        """Add records to the entries of one namespace.
+
+        Raises:
+            UserFunctionError: If an aggregation cannot take a value.
+        """
+        try:
+            self._add(table.space(namespace), table.touch, table.stamp, namespace, keys, *columns)
+        except StreamlineError:
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
+
+    def add_one(self, entry: Entry, values: tuple[Any, ...]) -> None:
+        """Add one record to one entry.
+
+        Raises:
+            UserFunctionError: If an aggregation cannot take a value.
+        """
+        try:
+            self._add_one(entry, *values)
+        except Exception as error:
+            raise user_error(self._node, error, values) from error
+
+    def copy(self, entry: Entry) -> Entry:
+        """An entry of the same values that may be merged into."""
+        made = self.new()
+        self.merge(made, entry)
+        return made
+
+    def results(
+        self, kind: type[Record], items: Iterable[tuple[Hashable, Entry]], *bounds: int
+    ) -> list[Any]:
+        """Result records: key, bounds, then the aggregations."""
+        try:
+            results: list[Any] = self._results[len(bounds)](kind, items, *bounds)
+        except Exception as error:
+            raise self._explain(error) from error
+        return results
+
+    def _generate(self) -> None:
+        names = self._names
+        initial: list[str] = []
+        adds: list[str] = []
+        merges: list[str] = []
+        results: list[str] = []
+        for index, (_, aggregation) in enumerate(self._aggregations):
+            slot = self._slots[index]
+            initial += aggregation._initial(slot, names)
+            adds += aggregation._add(slot, f"x{index}", names)
+            merges += aggregation._merge(slot, names)
+            results.append(aggregation._result(slot, names))
+        xs = [f"x{index}" for index in self._needed]
+        vs = [f"v{index}" for index in self._needed]
+        loop = f"for k, {', '.join(xs)} in zip(keys, {', '.join(vs)}):" if xs else "for k in keys:"
+        source = [
+            f"def new(): return [0, {', '.join(initial)}]",
+            f"def add(space, touch, stamp, namespace, {', '.join(['keys', *vs])}):",
+            "    get = space.get",
+            f"    {loop}",
+            "        e = get(k)",
+            "        if e is None or e[0] != stamp:",
+            "            e = touch(namespace, k, new)",
+            *[f"        {line}" for line in adds],
+            f"def add_one({', '.join(['e', *xs])}):",
+            *[f"    {line}" for line in adds],
+            "def merge(a, e):",
+            *[f"    {line}" for line in merges],
+            "def results0(kind, items):",
+            f"    return [kind(k, {', '.join(results)}) for k, e in items]",
+            "def results2(kind, items, start, end):",
+            f"    return [kind(k, start, end, {', '.join(results)}) for k, e in items]",
+        ]
+        exec(compile("\n".join(source), "<streamline aggregations>", "exec"), names)
+        self.new = names["new"]
+        self.merge = names["merge"]
+        self._add = names["add"]
+        self._add_one = names["add_one"]
+        self._results = {0: names["results0"], 2: names["results2"]}
+
+    def _explain(self, error: Exception) -> Exception:
+        """Find the record in the generated frame."""
+        record: Any = None
+        trace = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == "<streamline aggregations>":
+                seen = trace.tb_frame.f_locals
+                values = {
+                    self._aggregations[index][0]: seen[f"x{index}"]
+                    for index in self._needed
+                    if f"x{index}" in seen
+                }
+                record = {"key": seen.get("k"), **values}
+            trace = trace.tb_next
+        return user_error(self._node, error, record)
+
+    def _explain_field(
+        self, aggregation: Aggregation[Any, Any, Any], error: Exception, batch: Batch
+    ) -> Exception:
+        field = aggregation.field
+        for value in batch.to_rows().values:
+            try:
+                if callable(field):
+                    field(value)
+            except Exception as found:  # noqa: BLE001 - the user's
+                return user_error(self._node, found, value)
+        return user_error(self._node, error, None)
+
+
+def _counts(aggregation: Aggregation[Any, Any, Any]) -> bool:
+    return isinstance(aggregation, Count)

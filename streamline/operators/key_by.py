@@ -1,0 +1,73 @@
+"""key_by: gives each record its key and key group; the hash edge behind it does the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from streamline.batch import Batch, ColumnBatch
+from streamline.errors import StreamlineError, UsageError
+from streamline.expr import Expr
+from streamline.keys import KeyGroups, key_groups_of_ints
+from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.user_code import user_error
+
+
+@dataclass(frozen=True)
+class KeyBySpec(OperatorSpec):
+    """Key records by a field name, an expression or a function."""
+
+    key: str | Expr | Callable[[Any], Hashable]
+
+    @property
+    def kind(self) -> str:
+        return "key_by"
+
+    def build(self) -> Operator:
+        return KeyBy(self)
+
+
+class KeyBy(Operator):
+    """Sets ``keys`` and ``groups`` of every batch."""
+
+    def __init__(self, spec: KeyBySpec) -> None:
+        self._key = spec.key
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        self._groups = KeyGroups(context.max_parallelism)
+
+    def process(self, batch: Batch, out: Output) -> None:
+        key = self._key
+        keys: list[Hashable]
+        try:
+            if isinstance(key, str):
+                if isinstance(batch, ColumnBatch) and batch.array(key).dtype == np.int64:
+                    column = batch.array(key)
+                    groups = key_groups_of_ints(column, self.context.max_parallelism)
+                    out.emit(batch.with_keys(column.tolist(), groups))
+                    return
+                keys = batch.column(key)
+            elif isinstance(key, Expr):
+                keys = key.evaluate(batch)
+            else:
+                keys = [key(value) for value in batch.to_rows().values]
+            groups = self._groups.of(keys)
+        except Exception as error:
+            raise self._explain(error, batch) from error
+        out.emit(batch.with_keys(keys, groups))
+
+    def _explain(self, error: Exception, batch: Batch) -> Exception:
+        """Find the record whose key cannot be computed or used."""
+        node, key = self.context.node, self._key
+        if isinstance(error, StreamlineError) and not callable(key):
+            return UsageError(f"{node}: {error}")
+        for value in batch.to_rows().values:
+            try:
+                self._groups.of([key(value)] if callable(key) else [getattr(value, str(key))])
+            except Exception as found:  # noqa: BLE001 - the user's
+                return user_error(node, found, value)
+        return user_error(node, error, None)

@@ -1,0 +1,206 @@
+"""process: a user's function with state and timers of its own for each key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable
+from copy import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+
+from streamline.batch import Batch, RowBatch
+from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.timers import Timers
+from streamline.operators.user_code import user_error
+from streamline.state.views import Scope, StateView
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+class ProcessContext(Generic[K]):
+    """What a process function knows besides the record; the same object for every call.
+
+    Attributes:
+        key: Key of the record, or of the timer.
+        timestamp: Event time of the record, or the timer's time; ms since the epoch.
+        watermark: Event time reached.
+    """
+
+    key: K
+    timestamp: int
+    watermark: int
+
+    def __init__(self, event: Timers, processing: Timers, now_ms: Callable[[], int]) -> None:
+        self._event = event
+        self._processing = processing
+        self._now_ms = now_ms
+        self.watermark = MIN_TIMESTAMP
+
+    def now_ms(self) -> int:
+        """Processing time: ms since the epoch."""
+        return self._now_ms()
+
+    def set_timer(self, at_ms: int) -> None:
+        """Have ``on_timer`` called for this key once event time passes ``at_ms``.
+
+        A timer that is due already rings right after the current batch. Setting the same timer
+        again changes nothing.
+        """
+        self._event.set(at_ms, self.key)
+
+    def delete_timer(self, at_ms: int) -> None:
+        """Take back a timer."""
+        self._event.delete(at_ms, self.key)
+
+    def set_processing_timer(self, at_ms: int) -> None:
+        """Have ``on_timer`` called for this key once the clock passes ``at_ms``."""
+        self._processing.set(at_ms, self.key)
+
+    def delete_processing_timer(self, at_ms: int) -> None:
+        """Take back a timer of the clock."""
+        self._processing.delete(at_ms, self.key)
+
+
+class ProcessFunction(Generic[K, T, U]):
+    """A function with state and timers; subclass it and declare state as class attributes.
+
+    >>> import streamline as sl
+    >>> class Repeats(sl.ProcessFunction[str, str, str]):
+    ...     last = sl.ValueState(str)
+    ...     def process(self, value, ctx):
+    ...         if self.last.get() == value:
+    ...             yield f"{ctx.key} said {value} again"
+    ...         self.last.set(value)
+    """
+
+    def open(self) -> None:
+        """Called once in each task, before the first record."""
+
+    def process(self, value: T, ctx: ProcessContext[K]) -> Iterable[U] | None:
+        """Called for each record; what it yields or returns is handed on at its event time."""
+        raise NotImplementedError
+
+    def on_timer(self, timestamp: int, ctx: ProcessContext[K]) -> Iterable[U] | None:
+        """Called when a timer rings; results have the timer's time."""
+        return None
+
+    def close(self) -> None:
+        """Called once in each task, at its end."""
+
+
+@dataclass(frozen=True)
+class ProcessSpec(OperatorSpec):
+    """Run a process function."""
+
+    keyed: ClassVar[bool] = True
+    function: ProcessFunction[Any, Any, Any]
+
+    def build(self) -> Operator:
+        return Process(self.function)
+
+    def state_names(self) -> tuple[str, ...]:
+        return (*states_of(self.function), "event-timers", "processing-timers")
+
+
+def states_of(function: ProcessFunction[Any, Any, Any]) -> dict[str, StateView]:
+    """The states that a function's class declares, by name."""
+    found: dict[str, StateView] = {}
+    for cls in reversed(type(function).__mro__):
+        found.update({n: view for n, view in vars(cls).items() if isinstance(view, StateView)})
+    return found
+
+
+class Process(Operator):
+    """Runs a process function for the keys of one task."""
+
+    keyed = True
+
+    def __init__(self, function: ProcessFunction[Any, Any, Any]) -> None:
+        self._function = copy(function)
+        self._opened = False
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        state = context.state
+        assert state is not None
+        self._scope = Scope()
+        for name, view in states_of(self._function).items():
+            bound = view.bind(state.table(context.node, f"state:{name}"), self._scope)
+            setattr(self._function, name, bound)
+        self._event = Timers(state.table(context.node, "event-timers"))
+        self._processing = Timers(state.table(context.node, "processing-timers"))
+        self._ctx: ProcessContext[Any] = ProcessContext(
+            self._event, self._processing, context.clock.now_ms
+        )
+        self._function.open()
+        self._opened = True
+
+    def process(self, batch: Batch, out: Output) -> None:
+        assert batch.keys is not None
+        scope, ctx, function = self._scope, self._ctx, self._function.process
+        results: list[Any] = []
+        times: list[int] = []
+        value: Any = None
+        try:
+            for value, key, at in zip(
+                batch.to_rows().values, batch.keys, batch.timestamps.tolist(), strict=True
+            ):
+                scope.key = ctx.key = key
+                ctx.timestamp = at
+                made = function(value, ctx)
+                if made is not None:
+                    results += made
+                    times += [at] * (len(results) - len(times))
+        except Exception as error:
+            raise user_error(self.context.node, error, value) from error
+        self._emit(results, times, out)
+        self._ring(self._event, ctx.watermark, out)
+
+    def on_watermark(self, watermark: Watermark, out: Output) -> None:
+        if watermark.timestamp > self._ctx.watermark:
+            self._ctx.watermark = watermark.timestamp
+            self._ring(self._event, watermark.timestamp, out)
+        out.watermark(watermark)
+
+    def next_clock_ms(self) -> int | None:
+        return self._processing.next_ms
+
+    def on_clock(self, now_ms: int, out: Output) -> None:
+        self._ring(self._processing, now_ms, out)
+
+    def snapshot(self) -> Any:
+        return self._ctx.watermark
+
+    def restore(self, states: list[Any]) -> None:
+        self._ctx.watermark = min(states)
+
+    def close(self) -> None:
+        if self._opened:
+            self._opened = False
+            self._function.close()
+
+    def _ring(self, timers: Timers, upto_ms: int, out: Output) -> None:
+        """Call ``on_timer`` for all that is due, also for timers it sets that are due."""
+        scope, ctx = self._scope, self._ctx
+        while due := timers.due(upto_ms):
+            results: list[Any] = []
+            times: list[int] = []
+            for at, key in due:
+                scope.key = ctx.key = key
+                ctx.timestamp = at
+                try:
+                    made = self._function.on_timer(at, ctx)
+                    if made is not None:
+                        results += made
+                except Exception as error:
+                    raise user_error(self.context.node, error, f"timer {at} of {key!r}") from error
+                times += [at] * (len(results) - len(times))
+            self._emit(results, times, out)
+
+    def _emit(self, results: list[Any], times: list[int], out: Output) -> None:
+        if results:
+            out.emit(RowBatch(results, np.array(times, dtype=np.int64)))

@@ -1,0 +1,81 @@
+"""reduce and aggregate on a keyed stream without windows: a running result for each record."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from streamline.batch import Batch, RowBatch
+from streamline.operators.aggregations import AggregateProgram, Named, Reduction
+from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.record import KeyedResult, result_type
+
+
+@dataclass(frozen=True)
+class KeyedAggregateSpec(OperatorSpec):
+    """For each record, the aggregations over its key's records so far."""
+
+    keyed: ClassVar[bool] = True
+    aggregations: Named
+
+    @property
+    def kind(self) -> str:
+        return "aggregate"
+
+    def build(self) -> Operator:
+        return KeyedAggregate(self.aggregations)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("aggregate",)
+
+
+@dataclass(frozen=True)
+class ReduceSpec(OperatorSpec):
+    """For each record, its key's records so far reduced to one."""
+
+    keyed: ClassVar[bool] = True
+    function: Callable[[Any, Any], Any]
+
+    @property
+    def kind(self) -> str:
+        return "reduce"
+
+    def build(self) -> Operator:
+        return KeyedAggregate((("reduce", Reduction(self.function)),), reduce=True)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("aggregate",)
+
+
+class KeyedAggregate(Operator):
+    """Keeps one entry for each key and emits what it comes to after each record."""
+
+    keyed = True
+
+    def __init__(self, aggregations: Named, *, reduce: bool = False) -> None:
+        self._aggregations = aggregations
+        self._reduce = reduce
+        self._kind = result_type(KeyedResult, tuple(name for name, _ in aggregations))
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        assert context.state is not None
+        self._table = context.state.table(context.node, "aggregate")
+        self._program = AggregateProgram(context.node, self._aggregations)
+
+    def process(self, batch: Batch, out: Output) -> None:
+        assert batch.keys is not None
+        program, table, kind = self._program, self._table, self._kind
+        columns = program.columns(batch)
+        rows = zip(*columns, strict=True) if columns else iter([()] * len(batch))
+        table.prefetch(0, batch.keys)
+        results: list[Any] = []
+        for key, values in zip(batch.keys, rows, strict=True):
+            entry = table.touch(0, key, program.new)
+            program.add_one(entry, values)
+            if self._reduce:
+                results.append(entry[1])
+            else:
+                results += program.results(kind, [(key, entry)])
+        out.emit(RowBatch(results, batch.timestamps))

@@ -1,0 +1,168 @@
+"""map, filter and flat_map: neighbours are compiled to one loop over the rows of a batch.
+
+The loop is generated source with one step a line, so that an exception's line number names
+the step that raised and its frame holds the record, at no cost while all goes well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import compress
+from types import TracebackType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from streamline.batch import Batch, ColumnBatch, RowBatch, missing_field
+from streamline.expr import Expr, col
+from streamline.operators.base import Operator, OperatorSpec, Output
+from streamline.operators.user_code import user_error
+
+RowKind: TypeAlias = Literal["map", "filter", "flat_map"]
+RowFunction: TypeAlias = Callable[[Any], Any] | Expr | str
+
+
+@dataclass(frozen=True)
+class RowSpec(OperatorSpec):
+    """One step on rows: a function, an expression or a field name, and how it is applied."""
+
+    step: RowKind
+    function: RowFunction
+
+    @property
+    def kind(self) -> str:
+        return self.step
+
+    def build(self) -> Operator:
+        return RowLoop([("", self)])
+
+
+class RowLoop(Operator):
+    """Some steps on rows, run as one compiled loop per batch.
+
+    Args:
+        steps: Pairs of the node's name and its spec, in order.
+    """
+
+    def __init__(self, steps: list[tuple[str, RowSpec]]) -> None:
+        self._steps = steps
+        self._kinds = [spec.step for _, spec in steps]
+        self._compiled: dict[bool, Callable[[list[Any]], tuple[list[Any], Any]]] = {}
+        self._filename = f"<streamline rows {id(self):x}>"
+        self._line_of_step: dict[int, int] = {}
+        self._filters = [spec.function for _, spec in steps]
+        self._on_columns = all(
+            spec.step == "filter" and not callable(spec.function) for _, spec in steps
+        )
+
+    def process(self, batch: Batch, out: Output) -> None:
+        if self._on_columns and isinstance(batch, ColumnBatch):
+            self._filter_columns(batch, out)
+            return
+        rows = batch.to_rows()
+        values = rows.values
+        by_item = isinstance(values[0], dict)
+        run = self._compiled.get(by_item)
+        if run is None:
+            run = self._compiled[by_item] = self._compile(by_item)
+        try:
+            results, kept = run(values)
+        except Exception as error:
+            raise self._explain(error, values) from error
+        if not results:
+            return
+        timestamps = rows.timestamps
+        if kept is not None:
+            timestamps = timestamps[np.array(kept)]  # a mask, or places
+        out.emit(RowBatch(results, timestamps, partition=rows.partition))
+
+    def _filter_columns(self, batch: ColumnBatch, out: Output) -> None:
+        for function in self._filters:
+            expression = col(function) if isinstance(function, str) else function
+            assert isinstance(expression, Expr)
+            mask = expression.evaluate_columns(batch).astype(np.bool_)
+            if not mask.all():
+                batch = batch.where(mask)
+            if not len(batch):
+                return
+        out.emit(batch)
+
+    def _compile(self, by_item: bool) -> Callable[[list[Any]], tuple[list[Any], Any]]:
+        names: dict[str, Any] = {"compress": compress}
+        calls: list[str] = []
+        for number, (_, spec) in enumerate(self._steps):
+            function = spec.function
+            if isinstance(function, str):
+                function = col(function)
+            if isinstance(function, Expr):
+                calls.append(function.source("v", names, by_item=by_item))
+            else:
+                names[f"f{number}"] = function
+                calls.append(f"f{number}(v)")
+        if all(kind == "filter" for kind in self._kinds):
+            lines = self._mask_lines(calls)
+        elif self._kinds == ["map"]:
+            lines = ["def run(rows):", f"    return [{calls[0]} for v in rows], None"]
+            self._line_of_step = {2: 0}
+        else:
+            lines = self._loop_lines(calls)
+        exec(compile("\n".join(lines), self._filename, "exec"), names)
+        run: Callable[[list[Any]], tuple[list[Any], Any]] = names["run"]
+        return run
+
+    def _mask_lines(self, calls: list[str]) -> list[str]:
+        lines = ["def run(rows):", "    mask = ["]
+        self._line_of_step = {}
+        for number, call in enumerate(calls):
+            lines.append(f"        {'and ' if number else ''}{call}")
+            self._line_of_step[len(lines)] = number
+        return [
+            *lines,
+            "        for v in rows]",
+            "    if all(mask):",
+            "        return rows, None",
+            "    return list(compress(rows, mask)), list(map(bool, mask))",
+        ]
+
+    def _loop_lines(self, calls: list[str]) -> list[str]:
+        indexed = any(kind != "map" for kind in self._kinds)
+        lines = ["def run(rows):", "    out = []", "    add = out.append"]
+        if indexed:
+            lines += ["    kept = []", "    keep = kept.append", "    for i, v in enumerate(rows):"]
+        else:
+            lines += ["    for v in rows:"]
+        indent = " " * 8
+        self._line_of_step = {}
+        for number, (kind, call) in enumerate(zip(self._kinds, calls, strict=True)):
+            if kind == "map":
+                lines.append(f"{indent}v = {call}")
+            elif kind == "filter":
+                lines.append(f"{indent}if not {call}: continue")
+            else:
+                lines.append(f"{indent}for v in {call}:")
+                indent += " " * 4
+            self._line_of_step[len(lines)] = number
+        lines.append(f"{indent}add(v)")
+        if indexed:
+            lines.append(f"{indent}keep(i)")
+        lines.append(f"    return out, {'kept' if indexed else 'None'}")
+        return lines
+
+    def _explain(self, error: Exception, values: list[Any]) -> Exception:
+        """Name the step that raised and the record it was given."""
+        step, record = 0, None
+        trace: TracebackType | None = error.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == self._filename:
+                step = self._line_of_step.get(trace.tb_lineno, step)
+                record = trace.tb_frame.f_locals.get("v", record)
+            trace = trace.tb_next
+        name, spec = self._steps[step]
+        if not callable(spec.function) and isinstance(error, AttributeError | KeyError):
+            fields = {spec.function} if isinstance(spec.function, str) else spec.function.fields()
+            for field in sorted(fields):
+                has = field in record if isinstance(record, dict) else hasattr(record, field)
+                if not has:
+                    error = missing_field([record], field)
+        return user_error(name or self.context.node, error, record)

@@ -1,0 +1,88 @@
+"""Timers: moments at which a key wants to be called, kept in a table with the rest of its state.
+
+Namespace = a bucket of about a second; one entry for each key that has timers in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from streamline.messages import MAX_TIMESTAMP
+from streamline.state.backend import Entry, Table
+
+_BUCKET_BITS = 10
+
+
+def _no_timers() -> Entry:
+    return [0, []]
+
+
+class Timers:
+    """The timers of one kind of one node, for the keys of one task."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self._next: int | None = None
+        self._learn()
+
+    @property
+    def next_ms(self) -> int | None:
+        """The earliest timer, or a moment shortly before it."""
+        return self._next
+
+    def set(self, at_ms: int, key: Hashable) -> None:
+        """Set a timer; setting it again changes nothing."""
+        entry = self._table.touch(at_ms >> _BUCKET_BITS, key, _no_timers)
+        if at_ms not in entry[1]:
+            entry[1].append(at_ms)
+        if self._next is None or at_ms < self._next:
+            self._next = at_ms
+
+    def delete(self, at_ms: int, key: Hashable) -> None:
+        """Delete a timer if it is set."""
+        bucket = at_ms >> _BUCKET_BITS
+        found = self._table.get(bucket, key)
+        if found is None or at_ms not in found[1]:
+            return
+        entry = self._table.touch(bucket, key, _no_timers)
+        entry[1].remove(at_ms)
+        if not entry[1]:
+            self._table.delete(bucket, key)
+
+    def due(self, upto_ms: int) -> list[tuple[int, Hashable]]:
+        """Remove the timers up to a moment (included) and return them, in order of time."""
+        if self._next is None or self._next > upto_ms:
+            return []
+        due: list[tuple[int, Hashable]] = []
+        for bucket in self._table.namespaces():
+            if bucket << _BUCKET_BITS > upto_ms:
+                break
+            due += self._due_of(bucket, upto_ms)
+        self._learn()
+        due.sort(key=lambda timer: timer[0])
+        return due
+
+    def _due_of(self, bucket: int, upto_ms: int) -> list[tuple[int, Hashable]]:
+        entries = [(key, list(entry[1])) for key, entry in self._table.items(bucket)]
+        if (bucket + 1) << _BUCKET_BITS <= min(upto_ms, MAX_TIMESTAMP - 1) + 1:
+            self._table.drop(bucket)
+            return [(at, key) for key, times in entries for at in times]
+        due: list[tuple[int, Hashable]] = []
+        for key, times in entries:
+            now = [at for at in times if at <= upto_ms]
+            due += [(at, key) for at in now]
+            later = [at for at in times if at > upto_ms]
+            if not later:
+                self._table.delete(bucket, key)
+            elif now:
+                self._table.touch(bucket, key, _no_timers)[1] = later
+        return due
+
+    def _learn(self) -> None:
+        """The earliest timer of the first bucket that has any."""
+        self._next = None
+        for bucket in self._table.namespaces():
+            times = [at for _, entry in self._table.items(bucket) for at in entry[1]]
+            if times:
+                self._next = min(times)
+                return

@@ -1,0 +1,199 @@
+"""with_timestamps: event times from the records, and watermarks per source partition.
+
+The watermark of a partition is its highest event time less the allowed out-of-orderness; the
+stream's is the lowest of its partitions that are not idle. When all are idle, event time goes
+on at the pace of the clock, so that windows still close. A record too far in the future is
+counted and does not move the watermark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import numpy as np
+
+from streamline.batch import Batch, ColumnBatch, Timestamps
+from streamline.errors import StreamlineError, UsageError
+from streamline.expr import Expr
+from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.user_code import user_error
+
+_MIXED = ""
+_TICK_MS = 100
+
+
+@dataclass(frozen=True)
+class TimestampsSpec(OperatorSpec):
+    """Where the event time stands, and how far records may be out of order.
+
+    Attributes:
+        time: Field name, expression or function that gives ms since the epoch, or a datetime.
+        max_out_of_orderness_ms: How much older than its predecessors a record may be.
+        idle_after_ms: A partition silent for so long is not waited for; None waits for ever.
+        max_future_ms: Event times further ahead of the clock do not move the watermark.
+    """
+
+    assigns_timestamps: ClassVar[bool] = True
+    time: str | Expr | Callable[[Any], Any]
+    max_out_of_orderness_ms: int
+    idle_after_ms: int | None
+    max_future_ms: int
+
+    @property
+    def kind(self) -> str:
+        return "timestamps"
+
+    def build(self) -> Operator:
+        return AssignTimestamps(self)
+
+
+class AssignTimestamps(Operator):
+    """Sets ``timestamps`` of every batch and makes watermarks."""
+
+    def __init__(self, spec: TimestampsSpec) -> None:
+        self._spec = spec
+        self._highest: dict[str, int] = {}
+        self._heard_ms: dict[str, int] = {}
+        self._watermark = Watermark(MIN_TIMESTAMP)
+        self._next_tick_ms = 0
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        self._opened_ms = context.clock.now_ms()
+
+    def process(self, batch: Batch, out: Output) -> None:
+        timestamps = self._extract(batch)
+        now = self.context.clock.now_ms()
+        partition = batch.partition or _MIXED
+        if self.context.active_partitions is None:
+            partition = _MIXED
+        highest = self._highest_of(timestamps, now)
+        if highest is not None:
+            reached = max(self._highest.get(partition, MIN_TIMESTAMP), highest)
+            self._highest[partition] = reached
+            self.context.partition_watermarks[partition] = reached
+        self._heard_ms[partition] = now
+        out.emit(batch.with_timestamps(timestamps))
+        self._advance(now, out)
+
+    def on_watermark(self, watermark: Watermark, out: Output) -> None:
+        """Watermarks from upstream are replaced by our own, but for the end of time."""
+        if watermark.timestamp > self._watermark.timestamp:
+            self._watermark = watermark
+            out.watermark(watermark)
+        elif watermark.idle and not self._highest:
+            out.watermark(Watermark(self._watermark.timestamp, idle=True))
+
+    def next_clock_ms(self) -> int | None:
+        return None if self._spec.idle_after_ms is None else self._next_tick_ms
+
+    def on_clock(self, now_ms: int, out: Output) -> None:
+        self._next_tick_ms = now_ms + _TICK_MS
+        self._advance(now_ms, out)
+
+    def snapshot(self) -> Any:
+        return dict(self._highest)
+
+    def restore(self, states: list[Any]) -> None:
+        active = self.context.active_partitions
+        for state in states:
+            for partition, highest in state.items():
+                if active is None or partition in active:
+                    known = self._highest.get(partition, MIN_TIMESTAMP)
+                    self._highest[partition] = max(known, highest)
+        self.context.partition_watermarks.update(self._highest)
+
+    def _extract(self, batch: Batch) -> Timestamps:
+        time = self._spec.time
+        try:
+            if isinstance(time, str) and isinstance(batch, ColumnBatch):
+                column = batch.array(time)
+                if column.dtype == np.int64:
+                    return column
+            if isinstance(time, str):
+                values = batch.column(time)
+            elif isinstance(time, Expr):
+                values = time.evaluate(batch)
+            else:
+                values = [time(value) for value in batch.to_rows().values]
+            if values and isinstance(values[0], datetime):
+                values = [_datetime_ms(value) for value in values]
+            array = np.array(values)
+            if array.dtype != np.int64 or array.ndim != 1:
+                raise _not_a_time(values)
+            return array
+        except Exception as error:
+            raise self._explain(error, batch) from error
+
+    def _explain(self, error: Exception, batch: Batch) -> Exception:
+        node, time = self.context.node, self._spec.time
+        if isinstance(error, StreamlineError):
+            return UsageError(f"{node}: {error}")
+        if callable(time):
+            for value in batch.to_rows().values:
+                try:
+                    time(value)
+                except Exception as found:  # noqa: BLE001 - the user's
+                    return user_error(node, found, value)
+        return user_error(node, error, None)
+
+    def _highest_of(self, timestamps: Timestamps, now_ms: int) -> int | None:
+        """The highest event time that is not too far ahead; the others are counted."""
+        highest = int(timestamps.max())
+        limit = now_ms + self._spec.max_future_ms
+        if highest <= limit:
+            return highest
+        sane = timestamps[timestamps <= limit]
+        self.context.counters.future += len(timestamps) - len(sane)
+        return int(sane.max()) if len(sane) else None
+
+    def _advance(self, now_ms: int, out: Output) -> None:
+        watermark = self._current(now_ms)
+        if watermark.timestamp < self._watermark.timestamp:
+            watermark = Watermark(self._watermark.timestamp, watermark.idle)
+        if watermark != self._watermark:
+            self._watermark = watermark
+            out.watermark(watermark)
+
+    def _current(self, now_ms: int) -> Watermark:
+        active = self.context.active_partitions
+        partitions: Iterable[str]
+        partitions = self._highest if active is None or _MIXED in self._highest else active
+        delay = self._spec.max_out_of_orderness_ms + 1
+        idle_after = self._spec.idle_after_ms
+        lowest: int | None = None
+        for partition in partitions:
+            heard = self._heard_ms.get(partition, self._opened_ms)
+            if idle_after is not None and now_ms - heard >= idle_after:
+                continue
+            highest = self._highest.get(partition, MIN_TIMESTAMP)
+            if lowest is None or highest < lowest:
+                lowest = highest
+        if lowest is not None:
+            return Watermark(lowest - delay if lowest > MIN_TIMESTAMP + delay else MIN_TIMESTAMP)
+        if not self._highest:
+            return Watermark(MIN_TIMESTAMP, idle=True)
+        silent_ms = now_ms - max(self._heard_ms.values(), default=self._opened_ms)
+        silent_ms = max(0, silent_ms) if idle_after is not None else 0
+        return Watermark(max(self._highest.values()) - delay + silent_ms, idle=True)
+
+
+def _datetime_ms(value: Any) -> int:
+    if not isinstance(value, datetime):
+        raise _not_a_time([value])
+    if value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    ms: int = round(value.timestamp() * 1000)
+    return ms
+
+
+def _not_a_time(values: list[Any]) -> UsageError:
+    bad = next((value for value in values if type(value) is not int), values[0])
+    return UsageError(
+        f"an event time must be an int (ms since the epoch) or a datetime, not {bad!r:.80} "
+        f"({type(bad).__name__})"
+    )

@@ -1,0 +1,52 @@
+"""Errors of the user's functions: one sentence with the operator, the line and the record."""
+
+from __future__ import annotations
+
+import linecache
+import traceback
+from pathlib import Path
+
+from streamline.errors import UserFunctionError
+
+_OWN = str(Path(__file__).resolve().parent.parent)
+_RECORD_CHARS = 200
+
+
+def shorten(record: object, limit: int = _RECORD_CHARS) -> str:
+    """A ``repr`` fit for a message."""
+    try:
+        text = repr(record)
+    except Exception as error:  # noqa: BLE001 - a repr of the user's
+        text = f"<{type(record).__name__} whose repr raised {error!r}>"
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def user_error(operator: str, error: BaseException, record: object) -> UserFunctionError:
+    """Wrap what a user's function raised.
+
+    Args:
+        operator: Name of the node that called it.
+        error: What it raised.
+        record: What it was given.
+    """
+    if isinstance(error, UserFunctionError):
+        return error
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if not frame.filename.startswith((_OWN, "<streamline"))
+    ]
+    where = ""
+    if frames:
+        last = frames[-1]
+        line = (last.line or linecache.getline(last.filename, last.lineno or 0)).strip()
+        where = f" at {Path(last.filename).name}:{last.lineno}" + (f" ({line})" if line else "")
+    said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    trace = "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames))
+    trace += "".join(traceback.format_exception_only(error))
+    return UserFunctionError(
+        f"operator {operator!r} failed{where} with {said}; the record is {shorten(record)}",
+        operator=operator,
+        record=shorten(record),
+        trace=trace,
+    )

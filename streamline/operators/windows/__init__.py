@@ -1,0 +1,1 @@
+"""Windows: how time is cut (``assigners``), and the operators that fill and fire windows."""

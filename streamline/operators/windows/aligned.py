@@ -1,0 +1,242 @@
+"""The operator for tumbling and sliding windows: fill slices, merge them when a window fires.
+
+State: one table, namespace = start of the slice, one entry for each key in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from streamline.batch import Batch, RowBatch
+from streamline.errors import UsageError
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
+from streamline.operators.aggregations import AggregateProgram, Named
+from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
+from streamline.state.backend import Entry
+
+Finish: TypeAlias = Callable[
+    [AggregateProgram, Iterable[tuple[Hashable, Entry]], WindowBounds], list[Any]
+]
+"""Turns the keys and entries of a fired window into results."""
+
+
+@dataclass(frozen=True)
+class AlignedSpec(OperatorSpec):
+    """Aggregate over tumbling or sliding windows.
+
+    Attributes:
+        window: How time is cut.
+        lateness_ms: Windows are kept and fired again for so long after their end.
+        aggregations: What is kept for each key and slice.
+        finish: Turns it into results.
+    """
+
+    needs_timestamps: ClassVar[bool] = True
+    keyed: ClassVar[bool] = True
+    window: Aligned
+    lateness_ms: int
+    aggregations: Named
+    finish: Finish
+
+    @property
+    def kind(self) -> str:
+        return "window"
+
+    def build(self) -> Operator:
+        return AlignedWindows(self)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("slices",)
+
+
+class AlignedWindows(Operator):
+    """Runs an :class:`AlignedSpec` for the keys of one task."""
+
+    keyed = True
+
+    def __init__(self, spec: AlignedSpec) -> None:
+        self._spec = spec
+        self._slices = Slices(spec.window)
+        self._lateness_ms = spec.lateness_ms
+        self._watermark = MIN_TIMESTAMP
+        self._next_end: int | None = None
+        self._known: set[int] = set()
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        assert context.state is not None
+        self._table = context.state.table(context.node, "slices")
+        self._program = AggregateProgram(context.node, self._spec.aggregations)
+        self._relearn()
+
+    def process(self, batch: Batch, out: Output) -> None:
+        starts = self._slices.starts(batch.timestamps)
+        lowest, highest = int(starts.min()), int(starts.max())
+        if int(batch.timestamps.min()) == MIN_TIMESTAMP:
+            raise no_timestamp(self.context.node)
+        behind = self._slices.windows_of(lowest)[0].end - 1 <= self._watermark
+        if behind:
+            kept = self._without_late(batch, starts, out)
+            if kept is None:
+                return
+            batch, starts = kept
+        assert batch.keys is not None
+        keys, columns = batch.keys, self._program.columns(batch)
+        if lowest == highest:
+            self._add(lowest, keys, columns)
+        else:
+            for start in np.unique(starts).tolist():
+                flags = (starts == start).tolist()
+                self._add(
+                    start,
+                    list(compress(keys, flags)),
+                    [list(compress(column, flags)) for column in columns],
+                )
+        if behind and self._lateness_ms:
+            self._fire_again(keys, starts, out)
+
+    def on_watermark(self, watermark: Watermark, out: Output) -> None:
+        if watermark.timestamp > self._watermark:
+            reached = watermark.timestamp
+            if self._next_end is not None and self._next_end - 1 <= reached:
+                self._fire(reached, out)
+            self._watermark = reached
+            self._expire()
+        out.watermark(watermark)
+
+    def snapshot(self) -> Any:
+        return self._watermark
+
+    def restore(self, states: list[Any]) -> None:
+        # Barriers are aligned, so all old tasks had seen the same watermarks.
+        self._watermark = min(states)
+        self._relearn()
+
+    def _add(self, start: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]) -> None:
+        if start not in self._known:
+            self._known.add(start)
+            self._await(start)
+        self._table.prefetch(start, keys)
+        self._program.add(self._table, start, keys, columns)
+
+    def _await(self, start: int) -> None:
+        """Note the first window of a slice that has not fired yet."""
+        for window in self._slices.windows_of(start):
+            if window.end - 1 > self._watermark:
+                if self._next_end is None or window.end < self._next_end:
+                    self._next_end = window.end
+                return
+
+    def _relearn(self) -> None:
+        self._known = set(self._table.namespaces())
+        self._next_end = None
+        for start in self._known:
+            self._await(start)
+
+    def _without_late(
+        self, batch: Batch, starts: np.ndarray[Any, Any], out: Output
+    ) -> tuple[Batch, np.ndarray[Any, Any]] | None:
+        """Take out the records all of whose windows have expired."""
+        shifted = starts - self._slices.offset_ms
+        last = shifted - shifted % self._slices.every_ms + self._slices.offset_ms
+        expiry = last + (self._slices.size_ms - 1 + self._lateness_ms)
+        late = expiry <= self._watermark
+        count = int(np.count_nonzero(late))
+        if count == 0:
+            return batch, starts
+        self.context.counters.late += count
+        out.emit(batch.where(late), LATE)
+        if count == len(batch):
+            return None
+        return batch.where(~late), starts[~late]
+
+    def _fire(self, reached: int, out: Output) -> None:
+        """Fire the windows that end by then and have not fired, in order of their end."""
+        due = {
+            window
+            for start in self._known
+            for window in self._slices.windows_of(start)
+            if self._watermark < window.end - 1 <= reached
+        }
+        for window in sorted(due, key=lambda window: window.end):
+            self._emit(window, self._merged(window, None), out)
+        self._watermark = reached
+        self._relearn()
+
+    def _fire_again(
+        self, keys: Sequence[Hashable], starts: np.ndarray[Any, Any], out: Output
+    ) -> None:
+        """Give the results of windows anew that have fired and got more records."""
+        touched: dict[WindowBounds, dict[Hashable, None]] = {}
+        for start in np.unique(starts).tolist():
+            for window in self._slices.windows_of(start):
+                if window.end - 1 <= self._watermark < window.end - 1 + self._lateness_ms:
+                    mine = dict.fromkeys(compress(keys, (starts == start).tolist()))
+                    touched.setdefault(window, {}).update(mine)
+        for window, again in sorted(touched.items()):
+            self._emit(window, self._merged(window, again), out)
+
+    def _merged(
+        self, window: WindowBounds, keys: Iterable[Hashable] | None
+    ) -> Iterable[tuple[Hashable, Entry]]:
+        """Keys of a window with their entries, merged over its slices."""
+        table, program = self._table, self._program
+        present = [start for start in self._slices.slices_of(window) if start in self._known]
+        if keys is not None:
+            return [(key, entry) for key in keys if (entry := self._merged_key(present, key))]
+        if len(present) == 1:
+            return table.items(present[0])
+        merged: dict[Hashable, Entry] = {}
+        for start in present:
+            for key, entry in table.items(start):
+                known = merged.get(key)
+                if known is None:
+                    merged[key] = known = program.new()
+                program.merge(known, entry)
+        return merged.items()
+
+    def _merged_key(self, slices: Iterable[int], key: Hashable) -> Entry | None:
+        merged: Entry | None = None
+        for start in slices:
+            entry = self._table.get(start, key)
+            if entry is not None:
+                if merged is None:
+                    merged = self._program.new()
+                self._program.merge(merged, entry)
+        return merged
+
+    def _emit(
+        self, window: WindowBounds, items: Iterable[tuple[Hashable, Entry]], out: Output
+    ) -> None:
+        results = self._spec.finish(self._program, items, window)
+        emit_results(results, window.end - 1, self.context.config.batch_rows, out)
+
+    def _expire(self) -> None:
+        """Drop the slices of which no window can be updated any more."""
+        keep_ms = self._slices.size_ms - 1 + self._lateness_ms
+        for start in list(self._known):
+            if self._slices.last_start(start) + keep_ms <= self._watermark:
+                self._table.drop(start)
+                self._known.discard(start)
+
+
+def emit_results(results: list[Any], timestamp: int, batch_rows: int, out: Output) -> None:
+    """Emit results that all have one event time, in batches of bounded length."""
+    timestamp = min(timestamp, MAX_TIMESTAMP - 1)
+    for first in range(0, len(results), batch_rows):
+        part = results[first : first + batch_rows]
+        out.emit(RowBatch(part, np.full(len(part), timestamp, dtype=np.int64)))
+
+
+def no_timestamp(node: str) -> UsageError:
+    """The error for a record without an event time."""
+    return UsageError(
+        f"window {node!r} got a record without an event time; add "
+        '.with_timestamps("field", max_out_of_orderness="5s") before key_by'
+    )

@@ -1,0 +1,172 @@
+"""The operator for session windows: sessions of a key grow, meet and end after a gap.
+
+State: one entry for each key with its sessions, each a list ``[start, end, fired, *slots]``;
+and one timer for each session, which finds out when it rings whether the session has grown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from streamline.batch import Batch
+from streamline.config import duration_ms
+from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.operators.aggregations import AggregateProgram, Named
+from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.timers import Timers
+from streamline.operators.windows.aligned import Finish, emit_results, no_timestamp
+from streamline.operators.windows.assigners import Session, WindowBounds
+from streamline.state.backend import Entry
+
+_START, _END, _FIRED, _SLOTS = 0, 1, 2, 3
+
+
+@dataclass(frozen=True)
+class SessionSpec(OperatorSpec):
+    """Aggregate over session windows; fields as in AlignedSpec."""
+
+    needs_timestamps: ClassVar[bool] = True
+    keyed: ClassVar[bool] = True
+    window: Session
+    lateness_ms: int
+    aggregations: Named
+    finish: Finish
+
+    @property
+    def kind(self) -> str:
+        return "window"
+
+    def build(self) -> Operator:
+        return SessionWindows(self)
+
+    def state_names(self) -> tuple[str, ...]:
+        return ("sessions", "timers")
+
+
+def _no_sessions() -> Entry:
+    return [0, []]
+
+
+class SessionWindows(Operator):
+    """Runs a :class:`SessionSpec` for the keys of one task."""
+
+    keyed = True
+
+    def __init__(self, spec: SessionSpec) -> None:
+        self._spec = spec
+        self._gap_ms = duration_ms(spec.window.gap)
+        self._lateness_ms = spec.lateness_ms
+        self._watermark = MIN_TIMESTAMP
+
+    def open(self, context: OperatorContext) -> None:
+        super().open(context)
+        assert context.state is not None
+        self._table = context.state.table(context.node, "sessions")
+        self._timers = Timers(context.state.table(context.node, "timers"))
+        self._program = AggregateProgram(context.node, self._spec.aggregations)
+
+    def process(self, batch: Batch, out: Output) -> None:
+        assert batch.keys is not None
+        times = batch.timestamps.tolist()
+        if min(times) == MIN_TIMESTAMP:
+            raise no_timestamp(self.context.node)
+        columns = self._program.columns(batch)
+        rows = zip(*columns, strict=True) if columns else iter([()] * len(times))
+        self._table.prefetch(0, batch.keys)
+        late: list[int] = []
+        again: dict[tuple[Hashable, int], None] = {}
+        for place, (key, at, values) in enumerate(zip(batch.keys, times, rows, strict=True)):
+            session = self._session_for(key, at)
+            if session is None:
+                late.append(place)
+                continue
+            entry = [0, *session[_SLOTS:]]
+            self._program.add_one(entry, values)
+            session[_SLOTS:] = entry[1:]
+            if session[_FIRED]:
+                again[key, session[_START]] = None
+        if late:
+            self.context.counters.late += len(late)
+            out.emit(batch.take(np.array(late, dtype=np.intp)), LATE)
+        for key, start in again:
+            for session in self._sessions(key):
+                if session[_START] == start:
+                    self._emit(key, session, out)
+
+    def on_watermark(self, watermark: Watermark, out: Output) -> None:
+        if watermark.timestamp > self._watermark:
+            self._watermark = watermark.timestamp
+            for key in dict.fromkeys(key for _, key in self._timers.due(self._watermark)):
+                self._ring(key, out)
+        out.watermark(watermark)
+
+    def snapshot(self) -> Any:
+        return self._watermark
+
+    def restore(self, states: list[Any]) -> None:
+        self._watermark = min(states)
+
+    def _sessions(self, key: Hashable) -> list[list[Any]]:
+        entry = self._table.get(0, key)
+        return [] if entry is None else entry[1]
+
+    def _session_for(self, key: Hashable, at: int) -> list[Any] | None:
+        """The session that a record at that time belongs to; None if it is late."""
+        end = at + self._gap_ms
+        met = [s for s in self._sessions(key) if s[_START] <= end and at <= s[_END]]
+        if not met and end - 1 + self._lateness_ms <= self._watermark:
+            return None
+        sessions = self._table.touch(0, key, _no_sessions)[1]
+        if not met:
+            made = [at, end, False, *self._program.new()[1:]]
+            sessions.append(made)
+            self._timers.set(end - 1, key)
+            return made
+        first = met[0]
+        for other in met[1:]:
+            self._merge(first, other)
+            sessions.remove(other)
+        first[_START] = min(first[_START], at)
+        if end > first[_END]:
+            if first[_FIRED] and end - 1 > self._watermark:
+                first[_FIRED] = False  # open again: it will fire at its new end
+                self._timers.set(end - 1, key)
+            first[_END] = end
+        return first
+
+    def _merge(self, first: list[Any], other: list[Any]) -> None:
+        into = [0, *first[_SLOTS:]]
+        self._program.merge(into, [0, *other[_SLOTS:]])
+        first[_SLOTS:] = into[1:]
+        first[_START] = min(first[_START], other[_START])
+        first[_END] = max(first[_END], other[_END])
+        first[_FIRED] = first[_FIRED] and other[_FIRED]
+
+    def _ring(self, key: Hashable, out: Output) -> None:
+        """A timer of the key is due: fire what has ended, forget what has expired."""
+        if self._table.get(0, key) is None:
+            return
+        sessions = self._table.touch(0, key, _no_sessions)[1]
+        for session in sorted(sessions, key=lambda session: session[_END]):
+            if session[_END] - 1 > self._watermark:
+                self._timers.set(session[_END] - 1, key)
+                continue
+            if not session[_FIRED]:
+                session[_FIRED] = True
+                self._emit(key, session, out)
+            if session[_END] - 1 + self._lateness_ms <= self._watermark:
+                sessions.remove(session)
+            else:
+                self._timers.set(session[_END] - 1 + self._lateness_ms, key)
+        if not sessions:
+            self._table.delete(0, key)
+
+    def _emit(self, key: Hashable, session: list[Any], out: Output) -> None:
+        bounds = WindowBounds(session[_START], session[_END])
+        items = [(key, [0, *session[_SLOTS:]])]
+        results = self._spec.finish(self._program, items, bounds)
+        emit_results(results, bounds.end - 1, self.context.config.batch_rows, out)

@@ -1,0 +1,103 @@
+"""Record, the base of a user's typed values, and the registry that finds a type by name.
+
+Values cross processes and rest on disk under the name of their type; the registry turns the
+name back into the class without importing anything.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import lru_cache
+from typing import Any
+
+import msgspec
+
+from streamline.errors import StateError
+
+_types: dict[str, type] = {}
+
+
+def type_name(cls: type) -> str:
+    """The name under which a type is found again: ``module:qualified name``."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+class Record(msgspec.Struct):
+    """A typed record: fields with annotations, validated when decoded.
+
+    It is a ``msgspec.Struct``: small, fast, comparable, with defaults and keyword options.
+
+    >>> class Order(Record):
+    ...     user: str
+    ...     amount: float = 0.0
+    >>> Order("ada")
+    Order(user='ada', amount=0.0)
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _types[type_name(cls)] = cls
+
+
+class WindowResult(Record):
+    """What a window emits: its key and bounds, then one field per aggregation.
+
+    Attributes:
+        key: The key that the records of the window share.
+        window_start: First millisecond of the window, since the epoch.
+        window_end: First millisecond behind the window.
+    """
+
+    key: Any
+    window_start: int
+    window_end: int
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"a window result has the fields {', '.join(self.__struct_fields__)}, not {name!r}"
+        )
+
+
+class KeyedResult(Record):
+    """What an aggregation without a window emits: the key, then one field per aggregation."""
+
+    key: Any
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"this result has the fields {', '.join(self.__struct_fields__)}, not {name!r}"
+        )
+
+
+def find_type(name: str) -> type:
+    """The class behind a name made by :func:`type_name`.
+
+    Raises:
+        StateError: If no such class is known in this process.
+    """
+    found = _types.get(name)
+    if found is not None:
+        return found
+    module, _, path = name.partition(":")
+    target: Any = sys.modules.get(module)
+    for part in path.split("."):
+        target = getattr(target, part, None)
+    if isinstance(target, type):
+        return target
+    raise StateError(
+        f"the type {path!r} of module {module!r} is not known here; define it at the top level of "
+        "the job file, under the name it had when the value was written"
+    )
+
+
+@lru_cache(maxsize=256)
+def result_type(base: type[Record], fields: tuple[str, ...]) -> type[Record]:
+    """The record type of an aggregation's results: the fields of ``base``, then ``fields``."""
+    made: type[Any] = msgspec.defstruct(
+        f"{base.__name__}[{','.join(fields)}]",
+        [(field, Any) for field in fields],
+        bases=(base,),
+        module="streamline.results",
+    )
+    _types[type_name(made)] = made
+    return made

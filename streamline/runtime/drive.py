@@ -1,0 +1,84 @@
+"""Drive a task on an event loop: a few lines of asyncio around ``step``."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from typing import Any
+
+from streamline.clock import Clock
+from streamline.errors import (
+    ChannelBrokenError,
+    ChannelClosedError,
+    DecodeError,
+    EncodeError,
+    StreamlineError,
+    UsageError,
+    UserFunctionError,
+)
+from streamline.ids import TaskId
+from streamline.runtime.control import Failed, TaskRestore
+from streamline.runtime.task import Task, Wait
+
+_FATAL = (DecodeError, EncodeError, UsageError)
+
+
+async def run_task(task: Task, restore: TaskRestore, clock: Clock) -> None:
+    """Start a task and step it to its end.
+
+    Raises:
+        Exception: Whatever ended it; the caller closes the task and reports that.
+    """
+    woken = asyncio.Event()
+    task.wake = woken.set
+    await task.start(restore)
+    while True:
+        step = task.step()
+        if step.wait is Wait.NOTHING:
+            await asyncio.sleep(0)  # sockets and the other tasks have their turn
+        elif step.wait is Wait.WORK:
+            assert step.work is not None
+            await step.work
+        elif step.wait is Wait.END:
+            return
+        else:
+            delay_s = None
+            if step.until_ms is not None:
+                delay_s = max(0, step.until_ms - clock.now_ms()) / 1000
+            await _wait(task, woken, step.wait, delay_s)
+        woken.clear()
+
+
+async def _wait(task: Task, woken: asyncio.Event, wait: Wait, delay_s: float | None) -> None:
+    """Until the task is woken, time is up, or its source may have something."""
+    if woken.is_set():
+        return
+    waiting: list[asyncio.Future[Any]] = [asyncio.ensure_future(woken.wait())]
+    if wait is Wait.SOURCE and task.reader is not None:
+        waiting.append(asyncio.ensure_future(task.reader.wait()))
+    try:
+        done, _ = await asyncio.wait(waiting, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
+        for future in done:
+            future.result()  # a reader's error is the task's
+    finally:
+        for future in waiting:
+            future.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def failure(generation: int, task: TaskId, error: BaseException) -> Failed:
+    """What to report of an error that ended a task.
+
+    Errors of the user's data or settings are fatal: they would come again.
+    """
+    trace = "".join(traceback.format_exception(error))
+    if isinstance(error, UserFunctionError):
+        return Failed(generation, task, str(error), error.trace or trace)
+    if isinstance(error, _FATAL):
+        return Failed(generation, task, str(error), trace, fatal=True)
+    if isinstance(error, ChannelBrokenError | ChannelClosedError):
+        return Failed(generation, task, f"task {task} lost its connection ({error})", trace)
+    if isinstance(error, StreamlineError):
+        return Failed(generation, task, str(error), trace)
+    reason = f"task {task} failed by {type(error).__name__}: {error}"
+    return Failed(generation, task, reason, trace)

@@ -1,0 +1,313 @@
+"""A worker process: runs the tasks it is given on one event loop, and ends with its coordinator.
+
+Started as ``python -m streamline.runtime.worker``; its settings come on standard input.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from streamline.clock import SystemClock
+from streamline.codec import decode
+from streamline.errors import StateError, StreamlineError
+from streamline.ids import TaskId
+from streamline.io import Counters
+from streamline.plan import ExecutionPlan, make_plan
+from streamline.runtime.control import Failed, Finished, Report
+from streamline.runtime.deploy import RemoteEnds, build_tasks
+from streamline.runtime.drive import failure, run_task
+from streamline.runtime.keyed_state import StateServices
+from streamline.runtime.link import (
+    ControlLink,
+    DeployTasks,
+    DropTasks,
+    Hello,
+    Progress,
+    TaskCommand,
+    WorkerSettings,
+)
+from streamline.runtime.task import Task, TaskServices
+from streamline.runtime.transport import Exchange
+from streamline.state.manifest import StateFile
+from streamline.state.rocksdb import open_rocksdb
+from streamline.state.store import open_store
+
+CRASH_VARIABLE = "STREAMLINE_TEST_CRASH"
+
+
+class Worker:
+    """The tasks of one process."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._exchange = Exchange(
+            settings.token, settings.worker, limit=settings.config.max_frame_bytes
+        )
+        self._clock = SystemClock()
+        self._graph = settings.spec.load().graph()
+        if self._graph.to_dict() != settings.fingerprint:
+            raise StateError(
+                f"the job file {settings.spec.path} built another graph in a worker than in the "
+                "coordinator; it must not depend on time, chance or the environment"
+            )
+        self._generation = 0
+        self._tasks: dict[TaskId, Task] = {}
+        self._running: dict[TaskId, asyncio.Task[None]] = {}
+        self._last_words: dict[TaskId, Report] = {}
+        self._changing = asyncio.Lock()
+        self._probe = make_probe(os.environ.get(CRASH_VARIABLE, ""))
+        self._link: ControlLink | None = None
+
+    async def run(self) -> None:
+        """Serve the coordinator until it goes away."""
+        host, port = await self._exchange.listen()
+        settings = self._settings
+        link = self._link = ControlLink(
+            (settings.host, settings.port), on_message=self._from_thread, progress=self._progress
+        )
+        link.send(Hello(settings.token, settings.worker, os.getpid(), host, port))
+        link.start()
+        await asyncio.Event().wait()
+
+    def _from_thread(self, message: Any) -> None:
+        self._loop.call_soon_threadsafe(self._take, message)
+
+    def _take(self, message: Any) -> None:
+        if isinstance(message, TaskCommand):
+            self._command(message)
+        elif isinstance(message, DeployTasks):
+            self._background(self._deploy(message))
+        elif isinstance(message, DropTasks):
+            self._background(self._drop(message.generation))
+
+    def _background(self, work: Any) -> None:
+        future = asyncio.ensure_future(work)
+        future.add_done_callback(self._check)
+
+    def _check(self, future: asyncio.Future[None]) -> None:
+        if not future.cancelled() and future.exception() is not None:
+            raise SystemExit(f"streamline worker: {future.exception()}")
+
+    def _command(self, message: TaskCommand) -> None:
+        task = self._tasks.get(message.task)
+        last = self._last_words.get(message.task)
+        if last is not None and last.generation == message.command.generation:
+            self._say(last)  # it may have been lost
+        elif task is not None:
+            task.deliver(message.command)
+
+    def _say(self, report: Report) -> None:
+        assert self._link is not None
+        self._link.send(report)
+
+    async def _drop(self, generation: int) -> None:
+        async with self._changing:
+            if self._generation <= generation:
+                await self._end_tasks()
+
+    async def _end_tasks(self) -> None:
+        running, self._running = self._running, {}
+        for future in running.values():
+            future.cancel()
+        await asyncio.gather(*running.values(), return_exceptions=True)
+        for task in self._tasks.values():
+            await task.close()
+        self._tasks = {}
+        shutil.rmtree(self._settings.directory, ignore_errors=True)
+
+    async def _deploy(self, message: DeployTasks) -> None:
+        async with self._changing:
+            if message.generation < self._generation:
+                return
+            if message.generation == self._generation:
+                for task in self._tasks.values():
+                    task.report_running()
+                return
+            await self._end_tasks()
+            self._generation = message.generation
+            self._last_words = {}
+            self._exchange.begin(message.generation)
+            plan = make_plan(self._graph, message.parallelism)
+            services = self._services(message)
+            placement = message.placement
+            remote = RemoteEnds(
+                sender=lambda channel, credits, task: self._exchange.sender(
+                    channel, credits, placement[task]
+                ),
+                receiver=lambda channel, task: self._exchange.receiver(channel, placement[task]),
+            )
+            self._build(plan, message, services, remote)
+            try:
+                await self._exchange.connect(message.peers)
+            except OSError as error:
+                for task_id in message.tasks:
+                    reason = f"worker {self._settings.worker} cannot reach another worker: {error}"
+                    self._end(Failed(message.generation, task_id, reason))
+                return
+            for task_id, task in self._tasks.items():
+                restore = message.tasks[task_id]
+                self._running[task_id] = asyncio.ensure_future(self._run(task, restore))
+
+    def _build(
+        self,
+        plan: ExecutionPlan,
+        message: DeployTasks,
+        services: TaskServices,
+        remote: RemoteEnds,
+    ) -> None:
+        self._tasks = build_tasks(plan, message.tasks.keys(), services, remote)
+
+    async def _run(self, task: Task, restore: Any) -> None:
+        generation = self._generation
+        try:
+            await run_task(task, restore, self._clock)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, it ends the task
+            await self._close(task)
+            self._end(failure(generation, task.id, error))
+        else:
+            await self._close(task)
+            self._end(Finished(generation, task.id))
+
+    async def _close(self, task: Task) -> None:
+        """Close a task that has ended; an error in that is told, but it is not the reason."""
+        try:
+            await task.close()
+        except Exception as error:  # noqa: BLE001 - it has ended already; this is only told
+            print(f"streamline: closing {task.id} failed: {error}", file=sys.stderr)
+
+    def _end(self, report: Report) -> None:
+        if self._link is not None:
+            self._link.send(self._progress())  # the last one, so that counts are complete
+        self._last_words[report.task] = report
+        self._say(report)
+
+    def _services(self, message: DeployTasks) -> TaskServices:
+        settings = self._settings
+        directory = Path(settings.directory)
+        return TaskServices(
+            job=self._graph.name,
+            run=message.run,
+            generation=message.generation,
+            clock=self._clock,
+            config=settings.config,
+            report=self._say,
+            state=StateServices(
+                directory=directory / f"{message.generation:06d}",
+                open_kv=open_rocksdb,
+                store=open_store(settings.checkpoints),
+                aside=self._aside,
+            ),
+            probe=self._probe,
+        )
+
+    def _aside(
+        self,
+        work: Callable[[], list[StateFile]],
+        done: Callable[[list[StateFile] | BaseException], None],
+    ) -> None:
+        def finished(future: asyncio.Future[list[StateFile]]) -> None:
+            error = future.exception()
+            done(error if error is not None else future.result())
+
+        self._loop.run_in_executor(None, work).add_done_callback(finished)
+
+    def _progress(self) -> Progress:
+        tasks = list(self._tasks.items())
+        counters: dict[str, dict[str, int]] = {}
+        for _, task in tasks:
+            for node, counted in task.counters.items():
+                add_counters(counters.setdefault(str(node), {}), counted)
+        watermarks = {str(task_id): task.watermark for task_id, task in tasks}
+        return Progress(self._generation, counters, watermarks)
+
+
+def add_counters(total: dict[str, int], counted: Counters) -> None:
+    """Add what one task has counted."""
+    for name, value in vars(counted).items():
+        total[name] = total.get(name, 0) + value
+
+
+def make_probe(script: str) -> Callable[[str, TaskId, int], None]:
+    """A probe that kills this process at a scripted point: ``point@epoch[@node]``.
+
+    Only tests set it. ``epoch`` may be ``*``; without a script the probe does nothing.
+    """
+    if not script:
+        return _no_probe
+    point, epoch, *node = script.split("@")
+    return partial(_crash, point, epoch, node[0] if node else "")
+
+
+def _no_probe(point: str, task: TaskId, epoch: int) -> None:
+    pass
+
+
+def _crash(want: str, at: str, node: str, point: str, task: TaskId, epoch: int) -> None:
+    if point == want and at in ("*", str(epoch)) and node in ("", task.node):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill us when the coordinator dies, even inside a user's C code."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
+def tune_gc() -> None:
+    """Keep the cycle collector away from the record path.
+
+    A full collection visits every entry of the tables; with a million of them it takes longer
+    than any pause allowed. Young garbage is still collected, and old now and then.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 1_000)
+
+
+def _run(main: Coroutine[Any, Any, None]) -> None:
+    """On uvloop where it is installed: its sockets cost half as much."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(main)
+    else:
+        uvloop.run(main)
+
+
+async def _main(settings: WorkerSettings) -> None:
+    await Worker(settings).run()
+
+
+def main() -> None:
+    """Entry point of the process."""
+    parent = os.getppid()
+    _die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the coordinator
+    data = sys.stdin.buffer.read()
+    settings = decode(data)
+    if os.getppid() != parent:
+        return  # it died before we asked to be told
+    tune_gc()
+    try:
+        _run(_main(settings))
+    except StreamlineError as error:
+        print(f"streamline: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Keyed state: tables in memory, RocksDB behind them, snapshots of both."""

@@ -1,0 +1,407 @@
+"""TaskState: tables in memory, written back to a key-value store behind a barrier.
+
+An entry is stamped with the freeze during which it was last touched. A freeze swaps the maps
+of changed entries and raises the stamp; the entries it caught are encoded and written in
+slices while processing goes on. An entry that is touched again before its turn leaves its
+encoded pre-image behind, so nothing is ever copied. Nothing touched after a barrier is
+written before the checkpoint of that barrier has been taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from streamline.errors import InvariantError, StateError
+from streamline.keys import KeyGroupRange, canonical_key, key_group
+from streamline.state.backend import Entry, Space, StateBackend, Table
+from streamline.state.encoding import (
+    VALUE_VERSION,
+    decode_entry,
+    encode_entry,
+    key_of,
+    namespace_range,
+    state_id,
+    stored_key,
+)
+from streamline.state.kv import KeyValueStore
+
+_EVICT_PER_CALL = 8_192
+
+
+class WriteBackTable(Table):
+    """One named state; see the module's text for how it works."""
+
+    def __init__(self, owner: TaskState, node: str, name: str, persisted: Iterable[int]) -> None:
+        self.node, self.name = node, name
+        self.id = state_id(node, name)
+        self.stamp = owner.stamp
+        self.live: dict[int, Space] = {}
+        self.dirty: dict[int, dict[Hashable, Entry | None]] = {}
+        self.dropped: set[int] = set()
+        self.frozen: dict[int, dict[Hashable, Entry | None]] = {}
+        self.frozen_dropped: set[int] = set()
+        self.saved: dict[tuple[int, Hashable], bytes] = {}
+        self.persisted: set[int] = set(persisted)
+        self.incomplete: set[int] = set(self.persisted)
+        self._owner = owner
+
+    # ------------------------------------------------------------------ the operator's side
+
+    def space(self, namespace: int) -> Space:
+        space = self.live.get(namespace)
+        if space is None:
+            space = self.live[namespace] = {}
+        return space
+
+    def touch(self, namespace: int, key: Hashable, new: Callable[[], Entry]) -> Entry:
+        space = self.live.get(namespace)
+        if space is None:
+            space = self.live[namespace] = {}
+        owner = self._owner
+        entry = space.get(key)
+        if entry is None:
+            if owner.check:
+                owner.check_owned(self, key)
+            entry = self._load(namespace, key) if namespace in self.incomplete else None
+            if entry is None:
+                entry = new()
+            owner.entries += 1
+        elif entry[0] == self.stamp:
+            return entry
+        else:
+            if entry[0] == owner.frozen_stamp and key in self.frozen.get(namespace, ()):
+                place = (namespace, key)
+                if place not in self.saved:
+                    self.saved[place] = encode_entry(entry)
+            del space[key]
+        space[key] = entry  # last in its dict: the first ones are evicted first
+        entry[0] = self.stamp
+        changed = self.dirty.get(namespace)
+        if changed is None:
+            changed = self.dirty[namespace] = {}
+        if key not in changed:
+            owner.dirty_entries += 1
+        changed[key] = entry
+        return entry
+
+    def get(self, namespace: int, key: Hashable) -> Entry | None:
+        space = self.live.get(namespace)
+        entry = None if space is None else space.get(key)
+        if entry is None and namespace in self.incomplete:
+            entry = self._load(namespace, key)
+            if entry is not None:
+                self.space(namespace)[key] = entry
+                self._owner.entries += 1
+        return entry
+
+    def delete(self, namespace: int, key: Hashable) -> None:
+        space = self.live.get(namespace)
+        entry = None if space is None else space.pop(key, None)
+        if entry is not None:
+            self._owner.entries -= 1
+        if namespace in self.persisted or namespace in self.frozen:
+            changed = self.dirty.setdefault(namespace, {})
+            if key not in changed:
+                self._owner.dirty_entries += 1
+            changed[key] = None
+        else:
+            changed = self.dirty.get(namespace, {})
+            if changed.pop(key, None) is not None:
+                self._owner.dirty_entries -= 1
+
+    def prefetch(self, namespace: int, keys: Iterable[Hashable]) -> None:
+        if namespace not in self.incomplete:
+            return
+        space = self.space(namespace)
+        missing = [key for key in set(keys) if key not in space and not self._gone(namespace, key)]
+        if not missing:
+            return
+        limit = self._owner.max_parallelism
+        stored = [stored_key(self.id, namespace, key, limit) for key in missing]
+        for key, data in zip(missing, self._owner.kv.get_many(stored), strict=True):
+            if data is not None:
+                space[key] = decode_entry(data, 0)
+                self._owner.entries += 1
+
+    def namespaces(self) -> list[int]:
+        full = {namespace for namespace, space in self.live.items() if space}
+        return sorted(full | self.incomplete)
+
+    def items(self, namespace: int) -> Iterator[tuple[Hashable, Entry]]:
+        space = self.live.get(namespace, {})
+        yield from space.items()
+        if namespace not in self.incomplete:
+            return
+        owner = self._owner
+        for group in range(owner.key_range.start, owner.key_range.stop):
+            for stored, data in owner.kv.scan(*namespace_range(group, self.id, namespace)):
+                key = key_of(stored)
+                if key not in space and not self._gone(namespace, key):
+                    yield key, decode_entry(data, 0)
+
+    def drop(self, namespace: int) -> None:
+        owner = self._owner
+        space = self.live.pop(namespace, None)
+        if space is not None:
+            owner.entries -= len(space)
+        changed = self.dirty.pop(namespace, None)
+        if changed is not None:
+            owner.dirty_entries -= len(changed)
+        self.incomplete.discard(namespace)
+        if namespace in self.persisted or namespace in self.frozen:
+            self.dropped.add(namespace)
+
+    # ------------------------------------------------------------------ the owner's side
+
+    def freeze(self, stamp: int) -> None:
+        """Set the changes since the last freeze aside."""
+        self.frozen, self.dirty = self.dirty, {}
+        self.frozen_dropped, self.dropped = self.dropped, set()
+        self.stamp = stamp
+        self.persisted -= self.frozen_dropped
+
+    def writes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        """What the frozen set comes to: stored keys with their value, or None for removed.
+
+        An empty key stands for work that came to nothing, so that slices stay short.
+        """
+        frozen_stamp, limit = self._owner.frozen_stamp, self._owner.max_parallelism
+        owned = self._owner.key_range
+        for namespace in self.frozen_dropped:
+            for group in range(owned.start, owned.stop):
+                yield b"", None
+                for stored, _ in self._owner.kv.scan(*namespace_range(group, self.id, namespace)):
+                    yield stored, None
+        for namespace, entries in self.frozen.items():
+            self.persisted.add(namespace)
+            for key, entry in entries.items():
+                stored = stored_key(self.id, namespace, key, limit)
+                if entry is None:
+                    yield stored, None
+                elif entry[0] == frozen_stamp:
+                    yield stored, self.saved.get((namespace, key)) or encode_entry(entry)
+                else:
+                    yield stored, self.saved[namespace, key]
+
+    def written(self) -> None:
+        """The frozen set is in the store."""
+        self.frozen, self.frozen_dropped, self.saved = {}, set(), {}
+
+    def evict(self, count: int) -> int:
+        """Forget up to ``count`` entries that are in the store; returns how many."""
+        gone = 0
+        for namespace, space in self.live.items():
+            if namespace not in self.persisted:
+                continue
+            changed, frozen = self.dirty.get(namespace, {}), self.frozen.get(namespace, {})
+            old = [
+                key
+                for key in islice(space, count - gone)
+                if key not in changed and key not in frozen
+            ]
+            for key in old:
+                del space[key]
+            if old:
+                self.incomplete.add(namespace)
+                gone += len(old)
+            if gone >= count:
+                break
+        return gone
+
+    def _gone(self, namespace: int, key: Hashable) -> bool:
+        """Whether the store's entry of a key was removed or dropped since it was written."""
+        changed = self.dirty.get(namespace)
+        if changed is not None and key in changed:
+            return True
+        if namespace in self.dropped:
+            return True
+        frozen = self.frozen.get(namespace)
+        if frozen is not None and key in frozen:
+            return True
+        return namespace in self.frozen_dropped
+
+    def _load(self, namespace: int, key: Hashable) -> Entry | None:
+        if self._gone(namespace, key):
+            return None
+        stored = stored_key(self.id, namespace, key, self._owner.max_parallelism)
+        data = self._owner.kv.get_many([stored])[0]
+        return None if data is None else decode_entry(data, 0)
+
+
+class TaskState(StateBackend):
+    """All keyed state of one task.
+
+    Args:
+        kv: Where entries are written.
+        key_range: Key groups of the task.
+        max_parallelism: Number of key groups of the job.
+        capacity: About how many entries are held in memory.
+        slice_entries: Entries written at once when memory is short.
+        persisted: For each state in the store, the namespaces it may have there.
+        check: Assert that every new key belongs to the task.
+    """
+
+    def __init__(
+        self,
+        kv: KeyValueStore,
+        *,
+        key_range: KeyGroupRange,
+        max_parallelism: int,
+        capacity: int,
+        slice_entries: int,
+        persisted: dict[tuple[str, str], list[int]] | None = None,
+        check: bool = False,
+    ) -> None:
+        self.kv = kv
+        self.key_range = key_range
+        self.max_parallelism = max_parallelism
+        self.check = check
+        self.stamp = 1
+        self.frozen_stamp = -1
+        self.entries = 0
+        self.dirty_entries = 0
+        self._capacity = capacity
+        self._slice_entries = slice_entries
+        self._tables: dict[tuple[str, str], WriteBackTable] = {}
+        self._by_id: dict[int, tuple[str, str]] = {}
+        self._persisted = dict(persisted or {})
+        self._writing: Iterator[tuple[bytes, bytes | None]] | None = None
+        self._awaits_checkpoint = False
+
+    def table(self, node: str, name: str) -> Table:
+        """The table of one state; the same object for the same names.
+
+        Raises:
+            StateError: If the names of two states collide in stored keys.
+        """
+        place = (node, name)
+        table = self._tables.get(place)
+        if table is None:
+            table = WriteBackTable(self, node, name, self._persisted.get(place, ()))
+            other = self._by_id.setdefault(table.id, place)
+            if other != place:
+                raise StateError(
+                    f"state {name!r} of node {node!r} has the same number as {other[1]!r} of "
+                    f"{other[0]!r}; rename one of the nodes"
+                )
+            self._tables[place] = table
+        return table
+
+    @property
+    def flushing(self) -> bool:
+        """Whether a frozen set is still being written."""
+        return self._writing is not None
+
+    def freeze(self, epoch: int) -> None:
+        """Fix the state for a checkpoint; what is touched from now on does not belong to it."""
+        self._freeze()
+        self._awaits_checkpoint = True
+
+    def flush_slice(self, max_entries: int) -> bool:
+        """Write some of the frozen entries; true once all are written.
+
+        Raises:
+            StateError: If they cannot be written.
+        """
+        writing = self._writing
+        if writing is None:
+            return True
+        part = list(islice(writing, max_entries))
+        puts = [(key, value) for key, value in part if value is not None]
+        deletes = [key for key, value in part if value is None and key]
+        if puts or deletes:
+            self.kv.write(puts, deletes)
+        if len(part) == max_entries:
+            return False
+        self._writing = None
+        for table in self._tables.values():
+            table.written()
+        return True
+
+    def checkpoint(self, directory: Path) -> None:
+        """Put a copy of what was frozen last into a new folder.
+
+        Raises:
+            InvariantError: If that is not all written, or entries of later have been.
+            StateError: If the copy cannot be made.
+        """
+        if self._writing is not None or not self._awaits_checkpoint:
+            raise InvariantError("a checkpoint of a state that is not frozen and written")
+        self._awaits_checkpoint = False
+        self.kv.checkpoint(directory)
+
+    def give_up(self) -> None:
+        """The checkpoint last frozen for is not wanted any more."""
+        self._awaits_checkpoint = False
+
+    def metadata(self) -> dict[str, Any]:
+        """What must be known to open the store again."""
+        tables = {place: sorted(table.persisted) for place, table in self._tables.items()}
+        for place, namespaces in self._persisted.items():
+            tables.setdefault(place, namespaces)
+        return {
+            "version": VALUE_VERSION,
+            "tables": [
+                {"node": node, "state": name, "namespaces": namespaces}
+                for (node, name), namespaces in sorted(tables.items())
+            ],
+        }
+
+    def maintain(self) -> None:
+        """Keep memory within bounds; called after each batch."""
+        if self.entries <= self._capacity and self.dirty_entries <= self._capacity // 2:
+            if self._writing is not None and not self._awaits_checkpoint:
+                self.flush_slice(self._slice_entries)
+            return
+        if self._writing is not None and not self._awaits_checkpoint:
+            self.flush_slice(2 * self._slice_entries)
+        elif self._writing is None and not self._awaits_checkpoint:
+            if self.dirty_entries > self._capacity // 2:
+                self._freeze()  # a spill: the same, but no checkpoint follows
+        if self.entries > self._capacity:
+            want = min(self.entries - self._capacity, _EVICT_PER_CALL)
+            for table in self._tables.values():
+                if want <= 0:
+                    break
+                gone = table.evict(want)
+                self.entries -= gone
+                want -= gone
+        if self.entries > 2 * self._capacity and self._writing is not None:
+            if not self._awaits_checkpoint:
+                self._finish_writing()
+
+    def check_owned(self, table: WriteBackTable, key: Hashable) -> None:
+        """Refuse a key that belongs to another task.
+
+        Raises:
+            InvariantError: If it does.
+        """
+        group = key_group(key, self.max_parallelism)
+        if group not in self.key_range:
+            raise InvariantError(
+                f"{table.node}: key {canonical_key(key)!r}, group {group}, not in {self.key_range}"
+            )
+
+    def close(self) -> None:
+        """Close the store."""
+        self.kv.close()
+
+    def _freeze(self) -> None:
+        self._finish_writing()
+        self.frozen_stamp = self.stamp
+        self.stamp += 1
+        self.dirty_entries = 0
+        for table in self._tables.values():
+            table.freeze(self.stamp)
+        self._writing = self._all_writes()
+
+    def _all_writes(self) -> Iterator[tuple[bytes, bytes | None]]:
+        for table in self._tables.values():
+            yield from table.writes()
+
+    def _finish_writing(self) -> None:
+        while self._writing is not None:
+            self.flush_slice(self._slice_entries)

@@ -1,0 +1,130 @@
+"""ValueState, ListState and MapState: state of one key, as a process function sees it.
+
+As class attributes of a ProcessFunction they are declarations; the operator binds a copy of
+each to its table and to the current key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from copy import copy
+from typing import Any, Generic, Self, TypeVar
+
+from streamline.state.backend import Table
+
+V = TypeVar("V")
+M = TypeVar("M")
+
+
+class Scope:
+    """The key for which a function is being called."""
+
+    __slots__ = ("key",)
+
+    def __init__(self) -> None:
+        self.key: Hashable = None
+
+
+class StateView:
+    """Base of the views: bound to a table and a scope."""
+
+    _table: Table
+    _scope: Scope
+
+    def bind(self, table: Table, scope: Scope) -> Self:
+        """A copy that works on a table, for the key of a scope."""
+        bound = copy(self)
+        bound._table = table
+        bound._scope = scope
+        return bound
+
+    def clear(self) -> None:
+        """Forget what is stored for the key."""
+        self._table.delete(0, self._scope.key)
+
+    def _entry(self) -> list[Any] | None:
+        return self._table.get(0, self._scope.key)
+
+
+class ValueState(StateView, Generic[V]):
+    """One value for each key.
+
+    Args:
+        type_: Type of the value, for type checkers and readers.
+        default: What ``get`` returns before anything was set.
+    """
+
+    def __init__(self, type_: type[V], default: V | None = None) -> None:
+        self.type_ = type_
+        self.default = default
+
+    def get(self) -> V | None:
+        """The value, or the default."""
+        entry = self._entry()
+        return self.default if entry is None else entry[1]
+
+    def set(self, value: V) -> None:
+        """Store a value; it must not be changed in place afterwards."""
+        entry = self._table.touch(0, self._scope.key, lambda: [0, None])
+        entry[1] = value
+
+
+class ListState(StateView, Generic[V]):
+    """A list of values for each key."""
+
+    def __init__(self, type_: type[V]) -> None:
+        self.type_ = type_
+
+    def get(self) -> list[V]:
+        """The values, in the order in which they were added; a copy."""
+        entry = self._entry()
+        return [] if entry is None else list(entry[1])
+
+    def append(self, value: V) -> None:
+        """Add a value."""
+        self._table.touch(0, self._scope.key, lambda: [0, []])[1].append(value)
+
+    def set(self, values: list[V]) -> None:
+        """Replace all values."""
+        self._table.touch(0, self._scope.key, lambda: [0, []])[1] = list(values)
+
+
+class MapState(StateView, Generic[M, V]):
+    """A dict for each key."""
+
+    def __init__(self, key_type: type[M], value_type: type[V]) -> None:
+        self.key_type = key_type
+        self.value_type = value_type
+
+    def __getitem__(self, name: M) -> V:
+        return self._map()[name]  # type: ignore[no-any-return]
+
+    def __setitem__(self, name: M, value: V) -> None:
+        self._table.touch(0, self._scope.key, lambda: [0, {}])[1][name] = value
+
+    def __delitem__(self, name: M) -> None:
+        if name not in self._map():
+            raise KeyError(name)
+        del self._table.touch(0, self._scope.key, lambda: [0, {}])[1][name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._map()
+
+    def __iter__(self) -> Iterator[M]:
+        return iter(list(self._map()))
+
+    def __len__(self) -> int:
+        return len(self._map())
+
+    def get(self, name: M, default: V | None = None) -> V | None:
+        """The value under a name, or the default."""
+        found: V | None = self._map().get(name, default)
+        return found
+
+    def items(self) -> list[tuple[M, V]]:
+        """All pairs; a copy."""
+        return list(self._map().items())
+
+    def _map(self) -> dict[Any, Any]:
+        entry = self._entry()
+        return {} if entry is None else entry[1]

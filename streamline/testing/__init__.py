@@ -1,0 +1,1 @@
+"""Tools to test jobs and connectors: public, for users too."""

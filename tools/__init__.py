@@ -1,0 +1,1 @@
+"""Checks of this repository; not part of the package."""
