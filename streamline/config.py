@@ -87,6 +87,6 @@ class RuntimeConfig:
     check_invariants: bool = False
     restart_initial_ms: int = 200
     restart_max_ms: int = 30_000
-    restart_budget: int = 5
-    restart_window_ms: int = 60_000
+    restart_budget: int = 10
+    restart_window_ms: int = 600_000
     task_timeout_ms: int = 60_000

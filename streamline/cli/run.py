@@ -49,6 +49,13 @@ from streamline.state.store import DirectoryStore, open_store
 @click.option("--from", "origin", metavar="PATH", help="Begin from the checkpoints at this path.")
 @click.option("--fresh", is_flag=True, help="Start over: forget the checkpoints there are.")
 @click.option("--table-entries", type=int, help="Entries of keyed state one task keeps in memory.")
+@click.option(
+    "--max-restarts",
+    type=int,
+    default=RuntimeConfig.restart_budget,
+    show_default=True,
+    help="More restarts after a failure within ten minutes fail the job.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stdout.")
 def run(
     target: str,
@@ -60,6 +67,7 @@ def run(
     origin: str | None,
     fresh: bool,
     table_entries: int | None,
+    max_restarts: int,
     as_json: bool,
 ) -> None:
     """Run the job in FILE on this machine.
@@ -74,7 +82,7 @@ def run(
     spec = job_spec(target, params)
     graph = spec.load().graph()
     make_plan(graph, parallelism)
-    config = _config(checkpoint_every, table_entries)
+    config = _config(checkpoint_every, table_entries, max_restarts)
     state = StateDir(state_dir or Path(".streamline") / graph.name, graph.name)
     try:
         status = _run(spec, graph, state, parallelism, engine, config, origin, fresh)
@@ -90,13 +98,17 @@ def run(
         raise click.exceptions.Exit(130)
 
 
-def _config(checkpoint_every: str, table_entries: int | None) -> RuntimeConfig:
+def _config(checkpoint_every: str, table_entries: int | None, max_restarts: int) -> RuntimeConfig:
     every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
-    if table_entries is None:
-        return RuntimeConfig(checkpoint_every_ms=every_ms)
-    if table_entries < 1:
+    if table_entries is not None and table_entries < 1:
         raise UsageError(f"--table-entries {table_entries} must be at least 1")
-    return RuntimeConfig(checkpoint_every_ms=every_ms, table_entries=table_entries)
+    if max_restarts < 0:
+        raise UsageError(f"--max-restarts {max_restarts} must not be negative")
+    return RuntimeConfig(
+        checkpoint_every_ms=every_ms,
+        table_entries=table_entries or RuntimeConfig.table_entries,
+        restart_budget=max_restarts,
+    )
 
 
 def _run(

@@ -28,7 +28,7 @@ class Loaded:
 
 
 def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
-    """Find the newest checkpoint that is whole.
+    """Find the newest checkpoint that is whole, and remove what interrupted uploads left.
 
     Raises:
         CheckpointError: If there are checkpoints, but none can be used.
@@ -40,7 +40,16 @@ def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
             f"the checkpoints are of job {manifest.job!r}, not of {graph.name!r}; give another "
             "--state-dir, or start over with --fresh"
         )
+    sweep(store)
     return Loaded(manifest, problems=problems)
+
+
+def sweep(store: CheckpointStore) -> None:
+    """Remove files that no checkpoint names; only between two attempts, when nobody uploads."""
+    try:
+        store.sweep()
+    except OSError:
+        pass  # they are in nobody's way; the next attempt tries again
 
 
 async def discover_partitions(loaded: Loaded, graph: JobGraph) -> None:

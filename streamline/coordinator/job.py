@@ -320,6 +320,7 @@ class JobMachine:
         done = self.checkpoints.complete(epoch, now_ms, size_bytes)
         if done is not None:
             self._last_failure = None
+            self._restarts.progressed()
             self._committing = Commit(self.generation, epoch, done.drain)
             self._uncommitted = set(self._tasks)
             self._resend_at_ms = now_ms + _RESEND_MS

@@ -1,6 +1,7 @@
 """RestartStrategy: whether and when a failed job is tried again. Pure.
 
-Exponential backoff with full jitter, and a budget of restarts within a window of time.
+Exponential backoff with jitter, which begins anew once a checkpoint was completed, and a budget
+of restarts within a window of time.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ class RestartStrategy:
     ...     initial_ms=100, max_ms=1_000, budget=2, window_ms=60_000, jitter=lambda: 1.0
     ... )
     >>> [strategy.delay_ms(now_ms) for now_ms in (0, 10, 20, 70_000)]
-    [100, 200, None, 100]
+    [100, 200, None, 400]
+    >>> strategy.progressed()
+    >>> strategy.delay_ms(now_ms=75_000)
+    100
     """
 
     def __init__(
@@ -41,11 +45,16 @@ class RestartStrategy:
         self._window_ms = window_ms
         self._jitter = jitter
         self._recent: deque[int] = deque()
+        self._in_vain = 0
 
     @property
     def budget(self) -> str:
         """The budget in words."""
         return f"{self._budget} restarts in {self._window_ms / 1000:g} s"
+
+    def progressed(self) -> None:
+        """A checkpoint was completed: the next failure is another one, and waits the least."""
+        self._in_vain = 0
 
     def delay_ms(self, now_ms: int) -> int | None:
         """A failure happened now: wait so long before trying again, or None to give up."""
@@ -53,6 +62,7 @@ class RestartStrategy:
             self._recent.popleft()
         if len(self._recent) >= self._budget:
             return None
-        longest = min(self._max_ms, self._initial_ms << len(self._recent))
+        longest = min(self._max_ms, self._initial_ms << min(self._in_vain, 30))
+        self._in_vain += 1
         self._recent.append(now_ms)
         return round(longest * (0.5 + 0.5 * self._jitter()))

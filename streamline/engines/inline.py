@@ -23,6 +23,7 @@ from streamline.coordinator.durable import (
     complete_checkpoint,
     discover_partitions,
     load_checkpoint,
+    sweep,
 )
 from streamline.coordinator.job import (
     Deploy,
@@ -171,6 +172,7 @@ class InlineEngine:
         self._turn = 0
         self._ended: Ended | None = None
         self._steps = 0
+        self._stop_at: int | None = None
         self.status = JobStatus(
             graph.name,
             parallelism=parallelism,
@@ -193,10 +195,13 @@ class InlineEngine:
             self._do(self._machine.start(self._clock.now_ms()))
             while self._ended is None:
                 self.step()
+                if self._steps == self._stop_at:
+                    self.stop()
                 if max_steps is not None and self._steps > max_steps:
                     raise InvariantError(
                         f"job {self._graph.name!r} has not ended by {max_steps} steps"
                     )
+            sweep(self._store)
             return self._finish()
         finally:
             self.close()
@@ -204,6 +209,10 @@ class InlineEngine:
     def stop(self) -> None:
         """Drain, checkpoint and end; ``run`` or ``step`` carry it out."""
         self._do(self._machine.stop(self._clock.now_ms()))
+
+    def stop_after(self, steps: int) -> None:
+        """Have ``run`` call :meth:`stop` after so many steps."""
+        self._stop_at = steps
 
     def close(self) -> None:
         """Let go of everything."""

@@ -19,6 +19,7 @@ from streamline.coordinator.durable import (
     complete_checkpoint,
     discover_partitions,
     load_checkpoint,
+    sweep,
 )
 from streamline.coordinator.job import (
     Deploy,
@@ -139,7 +140,6 @@ class LocalEngine:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.stop)
         await self._pool.open()
-        await asyncio.to_thread(self._store.sweep)
         discovering = asyncio.ensure_future(self._discover())
         try:
             self._do(self._machine.start(self._now()))
@@ -153,6 +153,7 @@ class LocalEngine:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
             await self._pool.close()
+            await asyncio.to_thread(sweep, self._store)
             await asyncio.gather(discovering, *self._background, return_exceptions=True)
         self.status.state = self._ended.state
         self.status.reason = self._ended.reason

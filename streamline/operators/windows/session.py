@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from streamline.batch import Batch
+from streamline.batch import Batch, RowBatch
 from streamline.config import duration_ms
 from streamline.messages import MIN_TIMESTAMP, Watermark
 from streamline.operators.aggregations import AggregateProgram, Named
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.timers import Timers
-from streamline.operators.windows.aligned import Finish, emit_results, no_timestamp
+from streamline.operators.windows.aligned import Finish, no_timestamp
 from streamline.operators.windows.assigners import Session, WindowBounds
 from streamline.state.backend import Entry
 
@@ -47,6 +47,11 @@ class SessionSpec(OperatorSpec):
         return ("sessions", "timers")
 
 
+def _end_of(session: list[Any]) -> int:
+    end: int = session[_END]
+    return end
+
+
 def _no_sessions() -> Entry:
     return [0, []]
 
@@ -61,6 +66,8 @@ class SessionWindows(Operator):
         self._gap_ms = duration_ms(spec.window.gap)
         self._lateness_ms = spec.lateness_ms
         self._watermark = MIN_TIMESTAMP
+        self._results: list[Any] = []
+        self._times: list[int] = []
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
@@ -95,13 +102,15 @@ class SessionWindows(Operator):
         for key, start in again:
             for session in self._sessions(key):
                 if session[_START] == start:
-                    self._emit(key, session, out)
+                    self._finish(key, session)
+        self._emit(out)
 
     def on_watermark(self, watermark: Watermark, out: Output) -> None:
         if watermark.timestamp > self._watermark:
             self._watermark = watermark.timestamp
             for key in dict.fromkeys(key for _, key in self._timers.due(self._watermark)):
-                self._ring(key, out)
+                self._ring(key)
+            self._emit(out)
         out.watermark(watermark)
 
     def snapshot(self) -> Any:
@@ -146,18 +155,18 @@ class SessionWindows(Operator):
         first[_END] = max(first[_END], other[_END])
         first[_FIRED] = first[_FIRED] and other[_FIRED]
 
-    def _ring(self, key: Hashable, out: Output) -> None:
+    def _ring(self, key: Hashable) -> None:
         """A timer of the key is due: fire what has ended, forget what has expired."""
         if self._table.get(0, key) is None:
             return
         sessions = self._table.touch(0, key, _no_sessions)[1]
-        for session in sorted(sessions, key=lambda session: session[_END]):
+        for session in sorted(sessions, key=_end_of) if len(sessions) > 1 else list(sessions):
             if session[_END] - 1 > self._watermark:
                 self._timers.set(session[_END] - 1, key)
                 continue
             if not session[_FIRED]:
                 session[_FIRED] = True
-                self._emit(key, session, out)
+                self._finish(key, session)
             if session[_END] - 1 + self._lateness_ms <= self._watermark:
                 sessions.remove(session)
             else:
@@ -165,8 +174,20 @@ class SessionWindows(Operator):
         if not sessions:
             self._table.delete(0, key)
 
-    def _emit(self, key: Hashable, session: list[Any], out: Output) -> None:
+    def _finish(self, key: Hashable, session: list[Any]) -> None:
+        """Make the results of one session; they wait for ``_emit``."""
         bounds = WindowBounds(session[_START], session[_END])
         items = [(key, [0, *session[_SLOTS:]])]
-        results = self._spec.finish(self._program, items, bounds)
-        emit_results(results, bounds.end - 1, self.context.config.batch_rows, out)
+        self._results += self._spec.finish(self._program, items, bounds)
+        self._times += [bounds.end - 1] * (len(self._results) - len(self._times))
+
+    def _emit(self, out: Output) -> None:
+        """Hand on the results made since the last call, in batches of bounded length."""
+        results, times = self._results, self._times
+        if not results:
+            return
+        self._results, self._times = [], []
+        rows = self.context.config.batch_rows
+        for first in range(0, len(results), rows):
+            part = np.array(times[first : first + rows], dtype=np.int64)
+            out.emit(RowBatch(results[first : first + rows], part))

@@ -1,0 +1,129 @@
+"""Golden jobs, run by the command line: one for every kind of window and of state."""
+
+from collections.abc import Iterator
+
+import streamline as sl
+from streamline.connectors.files import FileSink, FileSource
+
+
+class Order(sl.Record):
+    number: int
+    user: str
+    amount: int
+    at: int
+
+
+def orders(job: sl.Job, input: str, *, late: str = "20s") -> sl.Stream[Order]:
+    source = FileSource(input, format=sl.Json(Order), split_bytes=2_000_000)
+    return job.source("orders", source).with_timestamps("at", max_out_of_orderness=late)
+
+
+def tumbling(input: str, output: str) -> sl.Job:
+    job = sl.Job("tumbling")
+    (
+        orders(job, input)
+        .filter(lambda order: order.amount > 3)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count(), mean=sl.Mean("amount"))
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def sliding(input: str, output: str) -> sl.Job:
+    job = sl.Job("sliding")
+    (
+        orders(job, input)
+        .key_by("user")
+        .window(sl.Sliding("15s", "4s"))
+        .aggregate(low=sl.Min("amount"), high=sl.Max(sl.col("amount") * 2), count=sl.Count())
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def sessions(input: str, output: str) -> sl.Job:
+    job = sl.Job("sessions")
+    (
+        orders(job, input)
+        .key_by(lambda order: f"{order.user}/{order.amount}")
+        .window(sl.Session("3s"))
+        .aggregate(count=sl.Count(), total=sl.Sum("number"))
+        .sink("out", FileSink(output, format=sl.Json(), compression="gzip"))
+    )
+    return job
+
+
+def applied(input: str, output: str) -> sl.Job:
+    def summary(key: str, window: sl.WindowBounds, orders: list[Order]) -> Iterator[list[object]]:
+        yield [key, window.start, len(orders), sum(order.amount for order in orders)]
+
+    job = sl.Job("applied")
+    (
+        orders(job, input)
+        .key_by("user")
+        .window(sl.Tumbling("30s", offset="7s"))
+        .apply(summary)
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+class Totals(sl.ProcessFunction[str, Order, list[object]]):
+    """A tumbling window by hand: value, list and map state, and timers of event time."""
+
+    numbers = sl.ListState(int)
+    sums = sl.MapState(int, int)
+    seen = sl.ValueState(int, 0)
+
+    def process(self, value: Order, ctx: sl.ProcessContext[str]) -> None:
+        end = value.at - value.at % 20_000 + 19_999
+        self.sums[end] = (self.sums.get(end) or 0) + value.amount
+        self.numbers.append(value.number)
+        ctx.set_timer(end)
+
+    def on_timer(self, timestamp: int, ctx: sl.ProcessContext[str]) -> Iterator[list[object]]:
+        yield [ctx.key, timestamp, self.sums[timestamp]]
+        del self.sums[timestamp]
+        self.numbers.set([number for number in self.numbers.get() if number % 1000 == 0])
+
+
+def timers(input: str, output: str) -> sl.Job:
+    job = sl.Job("timers")
+    (
+        orders(job, input)
+        .key_by("user")
+        .process(Totals())
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def counts(input: str, output: str) -> sl.Job:
+    """A union of two branches, spread evenly, then a running count per key."""
+    job = sl.Job("counts")
+    source = orders(job, input)
+    even = source.filter(lambda order: order.number % 2 == 0)
+    odd = source.filter(lambda order: order.number % 2 == 1)
+    (
+        even.union(odd)
+        .rebalance()
+        .map(lambda order: order.user)
+        .key_by(lambda user: user)
+        .aggregate(count=sl.Count())
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def reduced(input: str, output: str) -> sl.Job:
+    job = sl.Job("reduced")
+    (
+        orders(job, input)
+        .key_by("user")
+        .window(sl.Sliding("12s", "6s"))
+        .reduce(lambda a, b: Order(0, a.user, a.amount + b.amount, 0))
+        .sink("out", FileSink(output, format=sl.MsgPack(Order), compression="zstd"))
+    )
+    return job

@@ -1,0 +1,136 @@
+"""Runs jobs as a user does, by the command line, and looks at what is left over."""
+
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgpack
+import psutil
+import zstandard
+
+JOBS = Path(__file__).with_name("jobs.py")
+START_MS = 1_700_000_000_000
+
+
+def write_orders(path: Path, count: int, *, users: int = 97, seed: int = 1) -> None:
+    """Orders a millisecond apart, up to ten seconds out of order."""
+    rng = random.Random(seed)
+    with path.open("w") as file:
+        for number in range(count):
+            at = START_MS + number * 2 + rng.randrange(-8_000, 8_000)
+            user, amount = rng.randrange(users), rng.randrange(100)
+            file.write(f'{{"number":{number},"user":"u{user}","amount":{amount},"at":{at}}}\n')
+
+
+def results(folder: Path) -> Counter[str]:
+    """All that stands in the part files of a folder."""
+    found: Counter[str] = Counter()
+    for path in folder.glob("part-*"):
+        data = path.read_bytes()
+        if path.suffix == ".gz":
+            data = gzip.decompress(data)
+        elif path.suffix == ".zst":
+            data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+        if ".msgpack" in path.suffixes:
+            unpacker = msgpack.Unpacker()
+            unpacker.feed(data)
+            found.update(repr(value) for value in unpacker)
+        else:
+            found.update(data.decode().splitlines())
+    return found
+
+
+class Run:
+    """One start of ``streamline run``."""
+
+    def __init__(
+        self,
+        job: str,
+        folder: Path,
+        *,
+        input: Path,
+        parallelism: int = 1,
+        options: Sequence[str] = (),
+        crash: str = "",
+    ) -> None:
+        self.folder = folder
+        self.output = folder / "out"
+        environment = {**os.environ, "STREAMLINE_TEST_CRASH": crash}
+        self.process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "streamline.cli.main", "run", f"{JOBS}:{job}"),
+                *("-p", f"input={input}", "-p", f"output={self.output}", "--json"),
+                *("--parallelism", str(parallelism), "--state-dir", str(folder / "state")),
+                *("--checkpoint-every", "100ms", *options),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        self.seen: dict[int, psutil.Process] = {}
+
+    def workers(self) -> list[psutil.Process]:
+        """The worker processes there are now."""
+        try:
+            found = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return []
+        self.seen.update({process.pid: process for process in found})
+        return found
+
+    def wait_for(self, what: "str", timeout_s: float = 20) -> None:
+        """Until a path below the state folder exists."""
+        import time
+
+        end = time.monotonic() + timeout_s
+        while not list((self.folder / "state").glob(what)):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < end, f"no {what} in {timeout_s} s"
+            self.workers()
+            time.sleep(0.005)  # another process is being watched; nothing tells us
+
+    def kill(self) -> None:
+        """Kill the command line; its workers have to go with it."""
+        self.workers()
+        self.process.send_signal(signal.SIGKILL)
+
+    def end(self, timeout_s: float = 60) -> tuple[int, str, str]:
+        """Exit status, stdout and stderr; everything it started must be gone."""
+        self.workers()
+        try:
+            stdout, stderr = self.process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise AssertionError(f"not ended: {self.process.communicate()[1][-2000:]}") from None
+        _, alive = psutil.wait_procs(list(self.seen.values()), timeout=5)
+        assert not alive, f"still there: {alive}"
+        return self.process.returncode, stdout, stderr
+
+    def finish(self) -> dict[str, object]:
+        """It must end well; its summary. Nothing but results may be left over."""
+        status, stdout, stderr = self.end()
+        assert status == 0, stderr
+        summary: dict[str, object] = json.loads(stdout)
+        assert summary["state"] == "finished", stderr
+        self.nothing_left()
+        return summary
+
+    def nothing_left(self) -> None:
+        """No temporary file, no live state."""
+        state = self.folder / "state"
+        assert not (state / "live").exists()
+        assert not list(state.rglob(".*")), list(state.rglob(".*"))
+        assert not (self.output / ".pending").exists()
+        stored = {path.name for path in (state / "checkpoints" / "shared").glob("*")}
+        manifests = list((state / "checkpoints").glob("*/MANIFEST"))
+        named = b"".join(path.read_bytes() for path in manifests)
+        assert all(name.encode() in named for name in stored), "files that no manifest names"
+        assert 1 <= len(manifests) <= 2
