@@ -83,7 +83,7 @@ class RuntimeConfig:
     tolerable_checkpoint_failures: int = 3
     retained_checkpoints: int = 2
     table_entries: int = 1_000_000
-    flush_slice_entries: int = 2_000
+    flush_slice_entries: int = 500
     check_invariants: bool = False
     restart_initial_ms: int = 200
     restart_max_ms: int = 30_000

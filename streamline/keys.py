@@ -127,17 +127,48 @@ class KeyGroups(dict[Hashable, int]):
 
     def of(self, keys: Sequence[Hashable]) -> npt.NDArray[np.uint16]:
         """Key groups of a list of keys, shape ``(len(keys),)``."""
+        if type(keys[0]) is int and set(map(type, keys)) == {int}:
+            try:
+                return key_groups_of_ints(np.array(keys, dtype=np.int64), self._max_parallelism)
+            except OverflowError:
+                pass  # one is above 63 bits: each by itself
         return np.array([self[key] for key in keys], dtype=np.uint16)
 
 
 def key_groups_of_ints(keys: npt.NDArray[np.int64], max_parallelism: int) -> npt.NDArray[np.uint16]:
     """Key groups of a column of integers at once; equal to :func:`key_group` of each."""
+    return _groups_of_hashes(keys.astype(np.int64).view(np.uint64), max_parallelism)
+
+
+def _groups_of_hashes(
+    value: npt.NDArray[np.uint64], max_parallelism: int
+) -> npt.NDArray[np.uint16]:
+    """Mix as :func:`_mix` does, a column at once."""
     with np.errstate(over="ignore"):
-        value = keys.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        value = value + np.uint64(0x9E3779B97F4A7C15)
         value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         value = value ^ (value >> np.uint64(31))
     return (value % np.uint64(max_parallelism)).astype(np.uint16)
+
+
+def encode_keys(
+    keys: Sequence[Hashable], max_parallelism: int
+) -> tuple[list[bytes], npt.NDArray[np.uint16]]:
+    """Encodings and key groups of many keys at once; equal to those of each."""
+    pack = _packer.pack
+    try:
+        encoded = [pack(key) if type(key) in _PLAIN else encode_key(key) for key in keys]
+    except OverflowError:
+        encoded = [encode_key(key) for key in keys]  # says which
+    kinds = set(map(type, keys))
+    if kinds == {int}:
+        hashes = np.array([key & _MASK for key in keys], dtype=np.uint64)  # type: ignore[operator]
+    elif kinds <= {str, bytes, type(None)}:
+        hashes = np.array([zlib.crc32(data) for data in encoded], dtype=np.uint64)
+    else:
+        return encoded, np.array([key_group(key, max_parallelism) for key in keys], np.uint16)
+    return encoded, _groups_of_hashes(hashes, max_parallelism)
 
 
 def owned_range(index: int, parallelism: int, max_parallelism: int) -> KeyGroupRange:

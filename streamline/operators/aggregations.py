@@ -348,6 +348,31 @@ class AggregateProgram:
         except Exception as error:
             raise self._explain(error) from error
 
+    def add_and_show(
+        self,
+        kind: type[Record] | None,
+        table: Table,
+        keys: Sequence[Hashable],
+        columns: list[Sequence[Any]],
+    ) -> list[Any]:
+        """Add records to the entries of namespace 0; what each comes to with every record.
+
+        Args:
+            kind: Type of the results; None for the first aggregation's value alone.
+
+        Raises:
+            UserFunctionError: If an aggregation cannot take a value.
+        """
+        run = self._show_first if kind is None else self._show
+        results: list[Any]
+        try:
+            results = run(kind, table.space(0), table.touch, table.stamp, keys, *columns)
+        except StreamlineError:
+            raise
+        except Exception as error:
+            raise self._explain(error) from error
+        return results
+
     def add_one(self, entry: Entry, values: tuple[Any, ...]) -> None:
         """Add one record to one entry.
 
@@ -399,6 +424,8 @@ class AggregateProgram:
             "        if e is None or e[0] != stamp:",
             "            e = touch(namespace, k, new)",
             *[f"        {line}" for line in adds],
+            *_shows("show", f"kind(k, {', '.join(results)})", vs, loop, adds),
+            *_shows("show_first", results[0], vs, loop, adds),
             f"def add_one({', '.join(['e', *xs])}):",
             *[f"    {line}" for line in adds],
             "def merge(a, e):",
@@ -413,6 +440,7 @@ class AggregateProgram:
         self.merge = names["merge"]
         self._add = names["add"]
         self._add_one = names["add_one"]
+        self._show, self._show_first = names["show"], names["show_first"]
         self._results = {0: names["results0"], 2: names["results2"]}
 
     def _explain(self, error: Exception) -> Exception:
@@ -442,6 +470,23 @@ class AggregateProgram:
             except Exception as found:  # noqa: BLE001 - the user's
                 return user_error(self._node, found, value)
         return user_error(self._node, error, None)
+
+
+def _shows(name: str, result: str, columns: list[str], loop: str, adds: list[str]) -> list[str]:
+    """Source of a loop that adds records and hands on what each comes to."""
+    return [
+        f"def {name}(kind, space, touch, stamp, {', '.join(['keys', *columns])}):",
+        "    get = space.get",
+        "    out = []",
+        "    show = out.append",
+        f"    {loop}",
+        "        e = get(k)",
+        "        if e is None or e[0] != stamp:",
+        "            e = touch(0, k, new)",
+        *[f"        {line}" for line in adds],
+        f"        show({result})",
+        "    return out",
+    ]
 
 
 def _counts(aggregation: Aggregation[Any, Any, Any]) -> bool:

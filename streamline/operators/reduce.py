@@ -66,16 +66,8 @@ class KeyedAggregate(Operator):
 
     def process(self, batch: Batch, out: Output) -> None:
         assert batch.keys is not None
-        program, table, kind = self._program, self._table, self._kind
-        columns = program.columns(batch)
-        rows = zip(*columns, strict=True) if columns else iter([()] * len(batch))
-        table.prefetch(0, batch.keys)
-        results: list[Any] = []
-        for key, values in zip(batch.keys, rows, strict=True):
-            entry = table.touch(0, key, program.new)
-            program.add_one(entry, values)
-            if self._reduce:
-                results.append(entry[1])
-            else:
-                results += program.results(kind, [(key, entry)])
+        columns = self._program.columns(batch)
+        self._table.prefetch(0, batch.keys)
+        kind = None if self._reduce else self._kind
+        results = self._program.add_and_show(kind, self._table, batch.keys, columns)
         out.emit(RowBatch(results, batch.timestamps))

@@ -54,6 +54,7 @@ class _Pending:
     snapshot: TaskSnapshot
     taken: Taken
     declined: Declined
+    written: bool = False
 
 
 class KeyedState:
@@ -84,6 +85,8 @@ class KeyedState:
         self._uploaded: dict[int, frozenset[str]] = {}
         self._known: frozenset[str] = frozenset()
         self._state: TaskState | None = None
+        self._copying = 0
+        self._closed = False
 
     @property
     def backend(self) -> StateBackend:
@@ -127,13 +130,12 @@ class KeyedState:
     def work_off(self) -> bool:
         """Write one slice of what is frozen; true if there was something to do."""
         pending = self._pending
-        if pending is None:
-            return False
+        if pending is None or pending.written:
+            return self._open_state.clean_up()
         try:
-            if not self._open_state.flush_slice(self._config.flush_slice_entries):
-                return True
-            self._pending = None
-            self._upload(pending)
+            if self._open_state.flush_slice(self._config.flush_slice_entries):
+                pending.written = True
+                self._copy(pending)
         except (StreamlineError, OSError) as error:
             self._give_up()
             pending.declined(pending.snapshot.epoch, str(error))
@@ -146,7 +148,7 @@ class KeyedState:
 
     def _give_up(self) -> None:
         self._pending = None
-        self._open_state.give_up()
+        self._open_state.checkpointed()
 
     def committed(self, epoch: int) -> None:
         """The checkpoint is complete: its files need not be uploaded again."""
@@ -161,18 +163,43 @@ class KeyedState:
         self._open_state.maintain()
 
     def close(self) -> None:
-        """Close the database; its folder goes with the attempt's."""
-        if self._state is not None:
+        """Close the database, once nothing is copied from it any more."""
+        self._closed = True
+        if self._state is not None and not self._copying:
             self._state.close()
 
-    def _upload(self, pending: _Pending) -> None:
-        snapshot = pending.snapshot
-        state = self._open_state
-        folder = self._links / f"{snapshot.epoch:08d}"
+    def _copy(self, pending: _Pending) -> None:
+        """All is written: have the database copied aside, which reads may go on beside."""
+        epoch, state = pending.snapshot.epoch, self._open_state
+        folder = self._links / f"{epoch:08d}"
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self._probe("flushed", self._task, snapshot.epoch)
-        state.checkpoint(folder)
+        self._probe("flushed", self._task, epoch)
         metadata = state.metadata()
+        self._copying += 1
+
+        def copy() -> list[StateFile]:
+            state.checkpoint(folder)
+            return []
+
+        def copied(result: list[StateFile] | BaseException) -> None:
+            self._copying -= 1
+            if self._closed and not self._copying:
+                state.close()
+            if self._pending is not pending:
+                shutil.rmtree(folder, ignore_errors=True)
+                return  # given up meanwhile
+            self._pending = None
+            state.checkpointed()
+            if isinstance(result, BaseException):
+                pending.declined(epoch, str(result))
+            else:
+                self._upload(pending, folder, metadata)
+
+        self._services.aside(copy, copied)
+
+    def _upload(self, pending: _Pending, folder: Path, metadata: dict[str, Any]) -> None:
+        """The copy is made: bring its files to the store, aside; the stream goes on."""
+        snapshot = pending.snapshot
         store, known = self._services.store, self._known
 
         def upload() -> list[StateFile]:

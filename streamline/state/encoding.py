@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Any
+
+import numpy as np
 
 from streamline.codec import decode, encode
 from streamline.errors import StateError
-from streamline.keys import decode_key, encode_key, key_group
+from streamline.keys import decode_key, encode_key, encode_keys, key_group
 
 VALUE_VERSION = 1
 _VERSION = bytes([VALUE_VERSION])
 _HEAD = struct.Struct(">HIQ")
 _GROUP = struct.Struct(">H")
+_TAIL = struct.Struct(">IQ")
 _BIAS = 1 << 63
 HEAD_BYTES = _HEAD.size
 
@@ -34,6 +37,16 @@ def stored_key(state: int, namespace: int, key: Hashable, max_parallelism: int) 
     """The stored key of an entry."""
     group = key_group(key, max_parallelism)
     return _HEAD.pack(group, state, namespace + _BIAS) + encode_key(key)
+
+
+def stored_keys(
+    state: int, namespace: int, keys: Sequence[Hashable], max_parallelism: int
+) -> list[bytes]:
+    """The stored keys of several entries of one namespace."""
+    encoded, groups = encode_keys(keys, max_parallelism)
+    tail = _TAIL.pack(state, namespace + _BIAS)
+    heads = {group: _GROUP.pack(group) + tail for group in np.unique(groups).tolist()}
+    return [heads[group] + data for group, data in zip(groups.tolist(), encoded, strict=True)]
 
 
 def namespace_range(group: int, state: int, namespace: int) -> tuple[bytes, bytes]:

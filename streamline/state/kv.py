@@ -8,7 +8,8 @@ from pathlib import Path
 
 
 class KeyValueStore(ABC):
-    """An ordered map from bytes to bytes in a folder of its own; used by one thread."""
+    """An ordered map from bytes to bytes in a folder of its own; used by one thread at a time, but
+    for :meth:`checkpoint`."""
 
     @abstractmethod
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
@@ -35,6 +36,8 @@ class KeyValueStore(ABC):
     @abstractmethod
     def checkpoint(self, directory: Path) -> None:
         """Put a consistent copy into a new folder, from which it can be opened.
+
+        May be called in another thread: reading goes on meanwhile, writing does not.
 
         Raises:
             StateError: If it cannot be written.

@@ -94,6 +94,8 @@ class RocksStore(KeyValueStore):
 
     def checkpoint(self, directory: Path) -> None:
         try:
+            # A checkpoint flushes too, but holds the interpreter's lock while it does.
+            self._db.flush()
             Checkpoint(self._db).create_checkpoint(str(directory))
         except Exception as error:
             raise self._explain("checkpointed", error) from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from streamline.errors import InvariantError, StateError
 from streamline.keys import KeyGroupRange, canonical_key, key_group
@@ -25,10 +25,14 @@ from streamline.state.encoding import (
     namespace_range,
     state_id,
     stored_key,
+    stored_keys,
 )
 from streamline.state.kv import KeyValueStore
 
+Writes: TypeAlias = list[tuple[bytes, bytes | None]]
+
 _EVICT_PER_CALL = 8_192
+_FREE_PER_CALL = 16_384
 
 
 class WriteBackTable(Table):
@@ -47,6 +51,8 @@ class WriteBackTable(Table):
         self.persisted: set[int] = set(persisted)
         self.incomplete: set[int] = set(self.persisted)
         self._owner = owner
+        self._absent: set[Hashable] = set()
+        self._absent_of: int | None = None
 
     # ------------------------------------------------------------------ the operator's side
 
@@ -119,10 +125,12 @@ class WriteBackTable(Table):
         missing = [key for key in set(keys) if key not in space and not self._gone(namespace, key)]
         if not missing:
             return
-        limit = self._owner.max_parallelism
-        stored = [stored_key(self.id, namespace, key, limit) for key in missing]
+        stored = stored_keys(self.id, namespace, missing, self._owner.max_parallelism)
+        self._absent, self._absent_of = set(), namespace
         for key, data in zip(missing, self._owner.kv.get_many(stored), strict=True):
-            if data is not None:
+            if data is None:
+                self._absent.add(key)
+            else:
                 space[key] = decode_entry(data, 0)
                 self._owner.entries += 1
 
@@ -147,9 +155,11 @@ class WriteBackTable(Table):
         space = self.live.pop(namespace, None)
         if space is not None:
             owner.entries -= len(space)
+            owner.throw_away(space)
         changed = self.dirty.pop(namespace, None)
         if changed is not None:
             owner.dirty_entries -= len(changed)
+            owner.throw_away(changed)
         self.incomplete.discard(namespace)
         if namespace in self.persisted or namespace in self.frozen:
             self.dropped.add(namespace)
@@ -163,35 +173,47 @@ class WriteBackTable(Table):
         self.stamp = stamp
         self.persisted -= self.frozen_dropped
 
-    def writes(self) -> Iterator[tuple[bytes, bytes | None]]:
+    def writes(self) -> Iterator[Writes]:
         """What the frozen set comes to: stored keys with their value, or None for removed.
 
-        An empty key stands for work that came to nothing, so that slices stay short.
+        In slices, some of them empty: work that came to nothing also takes time.
         """
-        frozen_stamp, limit = self._owner.frozen_stamp, self._owner.max_parallelism
-        owned = self._owner.key_range
+        owner = self._owner
         for namespace in self.frozen_dropped:
-            for group in range(owned.start, owned.stop):
-                yield b"", None
-                for stored, _ in self._owner.kv.scan(*namespace_range(group, self.id, namespace)):
-                    yield stored, None
+            for group in range(owner.key_range.start, owner.key_range.stop):
+                found = owner.kv.scan(*namespace_range(group, self.id, namespace))
+                while stored := [key for key, _ in islice(found, owner.slice_entries)]:
+                    yield [(key, None) for key in stored]
+                yield []
         for namespace, entries in self.frozen.items():
             self.persisted.add(namespace)
-            for key, entry in entries.items():
-                stored = stored_key(self.id, namespace, key, limit)
-                if entry is None:
-                    yield stored, None
-                elif entry[0] == frozen_stamp:
-                    yield stored, self.saved.get((namespace, key)) or encode_entry(entry)
-                else:
-                    yield stored, self.saved[namespace, key]
+            left = iter(entries.items())
+            while some := list(islice(left, owner.slice_entries)):
+                yield self._writes_of(namespace, some)
+
+    def _writes_of(self, namespace: int, some: list[tuple[Hashable, Entry | None]]) -> Writes:
+        frozen_stamp, saved = self._owner.frozen_stamp, self.saved
+        keys = [key for key, _ in some]
+        stored = stored_keys(self.id, namespace, keys, self._owner.max_parallelism)
+        writes: Writes = []
+        for place, (key, entry) in zip(stored, some, strict=True):
+            if entry is None:
+                writes.append((place, None))
+            elif entry[0] == frozen_stamp:
+                # Touched again and not changed since: the pre-image is what it was.
+                writes.append((place, saved.get((namespace, key)) or encode_entry(entry)))
+            else:
+                writes.append((place, saved[namespace, key]))
+        return writes
 
     def written(self) -> None:
         """The frozen set is in the store."""
+        self._owner.throw_away(*self.frozen.values(), self.saved)
         self.frozen, self.frozen_dropped, self.saved = {}, set(), {}
 
     def evict(self, count: int) -> int:
         """Forget up to ``count`` entries that are in the store; returns how many."""
+        self._absent_of = None
         gone = 0
         for namespace, space in self.live.items():
             if namespace not in self.persisted:
@@ -226,6 +248,8 @@ class WriteBackTable(Table):
     def _load(self, namespace: int, key: Hashable) -> Entry | None:
         if self._gone(namespace, key):
             return None
+        if namespace == self._absent_of and key in self._absent:
+            return None  # prefetch has looked already
         stored = stored_key(self.id, namespace, key, self._owner.max_parallelism)
         data = self._owner.kv.get_many([stored])[0]
         return None if data is None else decode_entry(data, 0)
@@ -264,12 +288,13 @@ class TaskState(StateBackend):
         self.entries = 0
         self.dirty_entries = 0
         self._capacity = capacity
-        self._slice_entries = slice_entries
+        self.slice_entries = slice_entries
         self._tables: dict[tuple[str, str], WriteBackTable] = {}
         self._by_id: dict[int, tuple[str, str]] = {}
         self._persisted = dict(persisted or {})
-        self._writing: Iterator[tuple[bytes, bytes | None]] | None = None
+        self._writing: Iterator[Writes] | None = None
         self._awaits_checkpoint = False
+        self._garbage: list[dict[Any, Any]] = []
 
     def table(self, node: str, name: str) -> Table:
         """The table of one state; the same object for the same names.
@@ -309,20 +334,31 @@ class TaskState(StateBackend):
         writing = self._writing
         if writing is None:
             return True
-        part = list(islice(writing, max_entries))
-        puts = [(key, value) for key, value in part if value is not None]
-        deletes = [key for key, value in part if value is None and key]
-        if puts or deletes:
-            self.kv.write(puts, deletes)
-        if len(part) == max_entries:
+        count = 0
+        while count < max_entries:
+            part = next(writing, None)
+            if part is None:
+                break
+            count += len(part) or 1
+            if part:
+                puts = [(key, value) for key, value in part if value is not None]
+                self.kv.write(puts, [key for key, value in part if value is None])
+        else:
             return False
         self._writing = None
         for table in self._tables.values():
             table.written()
         return True
 
+    @property
+    def awaits_checkpoint(self) -> bool:
+        """Whether what was frozen last is to be copied before anything else is written."""
+        return self._awaits_checkpoint
+
     def checkpoint(self, directory: Path) -> None:
         """Put a copy of what was frozen last into a new folder.
+
+        May be called in another thread; ``checkpointed`` is to be called in our own then.
 
         Raises:
             InvariantError: If that is not all written, or entries of later have been.
@@ -330,11 +366,10 @@ class TaskState(StateBackend):
         """
         if self._writing is not None or not self._awaits_checkpoint:
             raise InvariantError("a checkpoint of a state that is not frozen and written")
-        self._awaits_checkpoint = False
         self.kv.checkpoint(directory)
 
-    def give_up(self) -> None:
-        """The checkpoint last frozen for is not wanted any more."""
+    def checkpointed(self) -> None:
+        """The copy was made, or is not wanted any more: writing may go on."""
         self._awaits_checkpoint = False
 
     def metadata(self) -> dict[str, Any]:
@@ -354,10 +389,10 @@ class TaskState(StateBackend):
         """Keep memory within bounds; called after each batch."""
         if self.entries <= self._capacity and self.dirty_entries <= self._capacity // 2:
             if self._writing is not None and not self._awaits_checkpoint:
-                self.flush_slice(self._slice_entries)
+                self.flush_slice(self.slice_entries)
             return
         if self._writing is not None and not self._awaits_checkpoint:
-            self.flush_slice(2 * self._slice_entries)
+            self.flush_slice(2 * self.slice_entries)
         elif self._writing is None and not self._awaits_checkpoint:
             if self.dirty_entries > self._capacity // 2:
                 self._freeze()  # a spill: the same, but no checkpoint follows
@@ -372,6 +407,26 @@ class TaskState(StateBackend):
         if self.entries > 2 * self._capacity and self._writing is not None:
             if not self._awaits_checkpoint:
                 self._finish_writing()
+
+    def throw_away(self, *dicts: dict[Any, Any]) -> None:
+        """Free dicts that nobody needs any more, a little at a time.
+
+        To free one of a million entries at once would take longer than a pause may.
+        """
+        self._garbage += [one for one in dicts if one]
+
+    def clean_up(self) -> bool:
+        """Free some of what was thrown away; true if there was something."""
+        garbage = self._garbage
+        if not garbage:
+            return False
+        last = garbage[-1]
+        if len(last) <= _FREE_PER_CALL:
+            garbage.pop()
+        else:
+            for _ in range(_FREE_PER_CALL):
+                last.popitem()
+        return True
 
     def check_owned(self, table: WriteBackTable, key: Hashable) -> None:
         """Refuse a key that belongs to another task.
@@ -398,10 +453,10 @@ class TaskState(StateBackend):
             table.freeze(self.stamp)
         self._writing = self._all_writes()
 
-    def _all_writes(self) -> Iterator[tuple[bytes, bytes | None]]:
+    def _all_writes(self) -> Iterator[Writes]:
         for table in self._tables.values():
             yield from table.writes()
 
     def _finish_writing(self) -> None:
         while self._writing is not None:
-            self.flush_slice(self._slice_entries)
+            self.flush_slice(self.slice_entries)
