@@ -6,7 +6,7 @@ import sys
 from typing import Any, TypeVar
 
 from streamline.batch import Batch
-from streamline.errors import ConnectorError
+from streamline.errors import UsageError
 from streamline.formats import Format, Json
 from streamline.io import Committable, Guarantee, Sink, SinkWriter, WriterContext
 
@@ -43,7 +43,7 @@ class _Writer(SinkWriter[T]):
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise ConnectorError(
+            raise UsageError(  # trying again cannot help
                 f"sink {self._context.node!r}: standard output was closed: {error}"
             ) from error
         self._context.counters.bytes_out += len(data)

@@ -42,6 +42,11 @@ class DeadLetter(Record):
     offset: int
     data: bytes
 
+    @property
+    def text(self) -> str:
+        """The bytes as text; what is not UTF-8 is replaced."""
+        return self.data.decode(errors="replace")
+
 
 @dataclass
 class Counters:
@@ -55,6 +60,11 @@ class Counters:
     future: int = 0
     skipped: int = 0
     dead_letters: int = 0
+
+    def add_to(self, total: dict[str, int]) -> None:
+        """Add these counts to a sum, by name."""
+        for name, value in vars(self).items():
+            total[name] = total.get(name, 0) + value
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,9 @@ class SourceReader(ABC, Generic[T]):
     """Reads the partitions assigned to one task.
 
     Attributes:
-        active: The assigned partitions that may still bring records; the reader keeps it up
-            to date and removes a partition when it has returned its last record.
+        active: What may still bring records: names as in ``batch.partition``. The reader keeps
+            it up to date, and removes a name with its last record. Usually they are the
+            partitions; a reader that reads some of them in order as one gives that one a name.
     """
 
     active: set[str]

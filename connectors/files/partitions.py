@@ -42,44 +42,71 @@ def _hidden(path: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class Split:
-    """A part of a file: the lines that begin at ``start`` up to ``end`` (excluded).
+class Stripe:
+    """Every so manieth piece of a file: the lines that begin in its pieces.
 
-    ``end`` is -1 for all there is: of a compressed file, or one that is being followed.
+    A file is dealt out in small pieces, like cards, so that all readers move through it, and
+    through event time, side by side. A cut into long parts would have them years apart.
+
+    Attributes:
+        path: The file.
+        number: Which of the stripes; it has the pieces ``number``, ``number + count`` ...
+        count: How many stripes there are.
+        piece_bytes: Length of a piece.
+        end: Length of the file when it was dealt out; -1 for all there is: of a compressed
+            file, or one that is being followed.
     """
 
     path: str
-    start: int
+    number: int
+    count: int
+    piece_bytes: int
     end: int
 
     def name(self) -> str:
-        """The partition's name; sorts by path, then by place."""
+        """The partition's name; sorts by path, then by number."""
         end = "" if self.end < 0 else f"{self.end}"
-        return f"{self.path}#{self.start:016d}-{end}"
+        return f"{self.path}#{self.number:04d}-{self.count}-{self.piece_bytes}-{end}"
 
     @classmethod
-    def parse(cls, name: str) -> Split:
+    def parse(cls, name: str) -> Stripe:
         """Undo :meth:`name`."""
-        path, _, span = name.rpartition("#")
-        start, _, end = span.partition("-")
-        return cls(path, int(start), int(end) if end else -1)
+        path, _, rest = name.rpartition("#")
+        number, count, piece_bytes, end = rest.split("-")
+        return cls(path, int(number), int(count), int(piece_bytes), int(end) if end else -1)
+
+    def owns(self, offset: int) -> bool:
+        """Whether a line that begins there is ours."""
+        return offset // self.piece_bytes % self.count == self.number
+
+    def next_piece(self, offset: int) -> int:
+        """Where our first piece behind an offset begins."""
+        before = (offset // self.piece_bytes - self.number) // self.count
+        return ((before + 1) * self.count + self.number) * self.piece_bytes
+
+    def piece_end(self, offset: int) -> int:
+        """Where the piece ends that an offset lies in, or the file."""
+        end = (offset // self.piece_bytes + 1) * self.piece_bytes
+        return end if self.end < 0 else min(end, self.end)
 
 
-def split_file(path: Path, split_bytes: int, *, whole: bool) -> list[Split]:
-    """Cut a file into partitions.
+def deal_out(path: Path, piece_bytes: int, stripes: int, *, whole: bool) -> list[Stripe]:
+    """Make a file into partitions.
 
     Args:
         path: The file.
-        split_bytes: About how long a partition is.
-        whole: Do not cut, and leave the end open.
+        piece_bytes: Length of a piece.
+        stripes: At most so many partitions.
+        whole: Make one, and leave the end open.
+
+    Raises:
+        ConnectorError: If the file cannot be looked at.
     """
-    if whole:
-        return [Split(str(path), 0, -1)]
+    if whole or path.suffix in COMPRESSED:
+        return [Stripe(str(path), 0, 1, piece_bytes, -1)]
     try:
         size = path.stat().st_size
     except OSError as error:
         raise ConnectorError(f"the file {str(path)!r} cannot be read: {error}") from error
-    if path.suffix in COMPRESSED:
-        return [Split(str(path), 0, -1)]
-    starts = range(0, max(size, 1), split_bytes)
-    return [Split(str(path), start, min(start + split_bytes, size)) for start in starts]
+    count = max(1, min(stripes, -(-size // piece_bytes)))
+    return [Stripe(str(path), number, count, piece_bytes, size) for number in range(count)]

@@ -15,7 +15,7 @@ import zstandard
 
 from streamline.batch import Batch, RowBatch
 from streamline.config import Duration, positive_duration_ms
-from streamline.connectors.files.partitions import COMPRESSED, Split, find_files, split_file
+from streamline.connectors.files.partitions import COMPRESSED, Stripe, deal_out, find_files
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, Source, SourceReader
@@ -30,14 +30,15 @@ _SHOWN_BYTES = 120
 class FileSource(Source[T]):
     """Reads a file, all files of a folder, or those a pattern matches.
 
-    A file that ends in ``.gz`` or ``.zst`` is unpacked. Large plain files are cut at line
-    breaks into partitions that are read side by side.
+    A file that ends in ``.gz`` or ``.zst`` is unpacked. Plain files are dealt out in small
+    pieces, cut at line breaks, to partitions that are read side by side.
 
     Args:
         path: A file, a folder, or a pattern such as ``"logs/*.jsonl"``.
         format: How a line is decoded.
         follow: Do not end: wait for more lines, and for new files.
-        split_bytes: About how long a partition of a plain file is.
+        split_bytes: About how long a piece of a plain file is.
+        partitions: Into how many partitions a plain file is dealt out, if it is long enough.
         poll_every: How often followed files are looked at when there is nothing to read.
 
     Raises:
@@ -50,7 +51,8 @@ class FileSource(Source[T]):
         format: Format[T],
         *,
         follow: bool = False,
-        split_bytes: int = 16 << 20,
+        split_bytes: int = 1 << 20,
+        partitions: int = 8,
         poll_every: Duration = "200ms",
     ) -> None:
         if not isinstance(format, Format):
@@ -59,10 +61,13 @@ class FileSource(Source[T]):
             )
         if split_bytes < 1:
             raise UsageError(f"split_bytes={split_bytes} must be at least 1")
+        if partitions < 1:
+            raise UsageError(f"partitions={partitions} must be at least 1")
         self.path = os.fspath(path)
         self.format = format
         self.follow = follow
         self.split_bytes = split_bytes
+        self.partitions = partitions
         self.poll_ms = positive_duration_ms(poll_every, "poll_every")
 
     @property
@@ -87,9 +92,9 @@ class FileSource(Source[T]):
             if self.follow and file.suffix in COMPRESSED:
                 raise ConnectorError(f"the compressed file {str(file)!r} cannot be followed")
         return [
-            split.name()
+            stripe.name()
             for file in files
-            for split in split_file(file, self.split_bytes, whole=whole)
+            for stripe in deal_out(file, self.split_bytes, self.partitions, whole=whole)
         ]
 
     def reader(self) -> SourceReader[T]:
@@ -97,24 +102,32 @@ class FileSource(Source[T]):
 
 
 class _Partition:
-    """Where reading stands in one split."""
+    """Where reading stands in one partition."""
 
     def __init__(self, name: str, position: int | None, *, follow: bool) -> None:
         self.name = name
-        self.split = Split.parse(name)
+        self.stripe = Stripe.parse(name)
         self.follow = follow
         self.position = position  # None: the first line break has not been looked for
-        self.tail = b""  # of values that are not lines: bytes read but not used yet
+
+    def next_byte(self) -> int:
+        """Where reading goes on, or begins."""
+        if self.position is None:
+            return self.stripe.number * self.stripe.piece_bytes
+        if self.stripe.owns(self.position):
+            return self.position
+        return self.stripe.next_piece(self.position)
 
 
 class FileReader(SourceReader[T]):
-    """Reads splits of files; the position is a byte offset into the unpacked file."""
+    """Reads stripes of files; the position is a byte offset into the unpacked file."""
 
     def __init__(self, source: FileSource[T]) -> None:
         self._source = source
         self._format = source.format
         self._partitions: dict[str, _Partition] = {}
         self._files: OrderedDict[str, IO[bytes]] = OrderedDict()
+        self._lanes: dict[str, set[str]] = {}
         self._current: str | None = None
         self._fresh: list[str] = []
         self._quiet: set[str] = set()
@@ -133,18 +146,21 @@ class FileReader(SourceReader[T]):
             ended = False
             if position is not None:
                 partition.position, ended = position
+            lane = self._lane(partition)
+            left = self._lanes.setdefault(lane, set())
             if not ended:
-                self.active.add(name)
-                if position is None:
-                    self._fresh.append(name)
+                left.add(name)
+                self.active.add(lane)
+                if position is None and lane not in self._fresh:
+                    self._fresh.append(lane)
 
     def poll(self) -> Batch | None:
         while True:
-            name = self._choose()
-            if name is None:
+            partition = self._choose()
+            if partition is None:
                 self._quiet.clear()
                 return None
-            batch = self._read(self._partitions[name])
+            batch = self._read(partition)
             if batch is not None:
                 return batch
 
@@ -153,12 +169,12 @@ class FileReader(SourceReader[T]):
             await asyncio.sleep(self._source.poll_ms / 1000)
 
     def snapshot(self) -> dict[str, Position]:
-        return {
-            name: None
-            if partition.position is None and name in self.active
-            else [partition.position, name not in self.active]
-            for name, partition in self._partitions.items()
-        }
+        positions: dict[str, Position] = {}
+        for name, partition in self._partitions.items():
+            ended = name not in self._lanes[self._lane(partition)]
+            begun = partition.position is not None or ended
+            positions[name] = [partition.position, ended] if begun else None
+        return positions
 
     async def close(self) -> None:
         for file in self._files.values():
@@ -167,24 +183,38 @@ class FileReader(SourceReader[T]):
 
     # ------------------------------------------------------------------ choosing
 
-    def _choose(self) -> str | None:
-        """Unread partitions first, to learn their time; then the one furthest behind."""
+    def _lane(self, partition: _Partition) -> str:
+        """What its records are marked with: our stripes of one file are read as one, in order.
+
+        They share a watermark therefore. The name tells whose stripes they are, so that event
+        time learned by a task is not taken for that of others when the job is rescaled.
+        """
+        if partition.stripe.count == 1:
+            return partition.name
+        return f"{partition.stripe.path}#{self._context.index}/{self._context.parallelism}"
+
+    def _choose(self) -> _Partition | None:
+        """Unread files first, to learn their time; then the one furthest behind, in order."""
         while self._fresh:
-            name = self._fresh.pop(0)
-            if name in self.active:
-                self._current = name
-                return name
+            lane = self._fresh.pop(0)
+            if lane in self.active:
+                return self._first_of(lane)
         ready = self.active - self._quiet if self._quiet else self.active
         if not ready:
             return None
         reached = self._context.watermarks
-        if not reached:
-            if self._current not in ready:
-                self._current = min(ready)
-            return self._current
-        name = min(ready, key=lambda other: (reached.get(other, MIN_TIMESTAMP), other))
-        self._current = name
-        return name
+        if reached:
+            self._current = min(ready, key=lambda lane: (reached.get(lane, MIN_TIMESTAMP), lane))
+        elif self._current not in ready:
+            self._current = min(ready)
+        assert self._current is not None
+        return self._first_of(self._current)
+
+    def _first_of(self, lane: str) -> _Partition:
+        left = self._lanes[lane]
+        if len(left) == 1:
+            return self._partitions[next(iter(left))]
+        return min((self._partitions[name] for name in left), key=_Partition.next_byte)
 
     # ------------------------------------------------------------------ reading
 
@@ -208,63 +238,70 @@ class FileReader(SourceReader[T]):
             return None
         if isinstance(piece, bytes) and len(batch):
             self._line_bytes = max(1.0, len(piece) / len(batch))
-        batch.partition = partition.name
+        batch.partition = self._lane(partition)
         return batch
 
     def _start(self, partition: _Partition) -> int | None:
-        """Where to read on; finds the first line that begins in the split."""
-        split = partition.split
-        if partition.position is not None:
-            return partition.position
-        start = split.start
-        file = self._file(partition)
+        """Where to read on: the next line that begins in a piece of ours, if there is one."""
+        stripe, start = partition.stripe, partition.position
         try:
-            if start > 0:
-                file.seek(start - 1)
-                start += len(file.readline()) - 1
-            elif self._format.header is not None:
-                file.seek(0)
-                start = len(file.readline())
+            if start is None:
+                start = self._after_header(partition) if stripe.owns(0) else 0
+            while not stripe.owns(start) and (stripe.end < 0 or start < stripe.end):
+                piece = stripe.next_piece(start)
+                if piece >= stripe.end:
+                    start = stripe.end
+                    break
+                file = self._file(partition)
+                file.seek(piece - 1)  # a line that begins before the piece is not ours
+                start = piece - 1 + len(file.readline())
         except (OSError, EOFError, zstandard.ZstdError) as error:
             raise self._broken(partition, error) from error
         partition.position = start
-        if 0 <= split.end <= start and not (split.end == 0 and start == 0):
+        if 0 <= stripe.end <= start:
+            self._check_length(partition)
             self._nothing(partition)
             return None
         return start
+
+    def _after_header(self, partition: _Partition) -> int:
+        if self._format.header is None:
+            return 0
+        file = self._file(partition)
+        file.seek(0)
+        return len(file.readline())
 
     def _lines(self, partition: _Partition, start: int) -> tuple[bytes, int]:
         """A piece of whole lines from ``start``, and where it ends."""
         file = self._file(partition)
         want = max(1, int(self._context.batch_rows * self._line_bytes))
-        end = partition.split.end
+        stripe = partition.stripe
+        if stripe.count > 1 or stripe.end >= 0:
+            want = min(want, stripe.piece_end(start) - start)
         try:
             file.seek(start)
-            if end >= 0:
-                want = min(want, end - start)
-            if want <= 0:
-                return b"", start
             piece = file.read(want)
             if piece and not piece.endswith(b"\n"):
                 piece += file.readline()
-            self._check_length(partition, file, start, piece)
+            if not piece:
+                self._check_length(partition)
         except (OSError, EOFError, zstandard.ZstdError) as error:
             raise self._broken(partition, error) from error
         if partition.follow and not piece.endswith(b"\n"):
             piece = piece[: piece.rfind(b"\n") + 1]  # the last line is still being written
         return piece, start + len(piece)
 
-    def _check_length(
-        self, partition: _Partition, file: IO[bytes], start: int, piece: bytes
-    ) -> None:
-        """Refuse a file that has become shorter than what was read of it already."""
-        if piece or partition.split.path.endswith(COMPRESSED):
+    def _check_length(self, partition: _Partition) -> None:
+        """Refuse a file that has become shorter than what there was of it to read."""
+        stripe = partition.stripe
+        if stripe.path.endswith(COMPRESSED):
             return
-        size = Path(partition.split.path).stat().st_size
-        if size < max(start, partition.split.end):
+        least = max(partition.position or 0, stripe.end)
+        size = Path(stripe.path).stat().st_size
+        if size < least:
             raise ConnectorError(
-                f"the file {partition.split.path!r} has become shorter ({size} bytes, was at least "
-                f"{max(start, partition.split.end)}); a file may grow but not be rewritten"
+                f"the file {stripe.path!r} has become shorter ({size} bytes, was {least} at "
+                "least); a file may grow but not be rewritten"
             )
 
     def _values(self, partition: _Partition, start: int) -> tuple[list[bytes], int]:
@@ -298,7 +335,7 @@ class FileReader(SourceReader[T]):
             raise self._broken(partition, error) from error
         if data and not partition.follow:
             raise DecodeError(
-                f"source {self._context.node!r}, file {partition.split.path}, byte {start}: the "
+                f"source {self._context.node!r}, file {partition.stripe.path}, byte {start}: the "
                 f"last value is cut off: {data[:_SHOWN_BYTES]!r}"
             )
         return [], start
@@ -307,15 +344,24 @@ class FileReader(SourceReader[T]):
         if partition.follow:
             self._quiet.add(partition.name)
             return
-        self.active.discard(partition.name)
-        file = self._files.get(partition.split.path)
-        others = (self._partitions[n].split.path for n in self.active)
-        if file is not None and partition.split.path not in others:
-            self._files.pop(partition.split.path).close()
+        lane = self._lane(partition)
+        left = self._lanes[lane]
+        left.discard(partition.name)
+        if not left:
+            self.active.discard(lane)
+        path = partition.stripe.path
+        file = self._files.get(path)
+        open_lanes = (lane for lane, left in self._lanes.items() if left)
+        if (
+            file is not None
+            and not left
+            and all(path != lane.rpartition("#")[0] for lane in open_lanes)
+        ):
+            self._files.pop(path).close()
 
     def _file(self, partition: _Partition) -> IO[bytes]:
         """The open file of a partition; few are kept open at a time."""
-        path = partition.split.path
+        path = partition.stripe.path
         file = self._files.get(path)
         if file is not None:
             self._files.move_to_end(path)
@@ -330,7 +376,7 @@ class FileReader(SourceReader[T]):
 
     def _broken(self, partition: _Partition, error: Exception) -> ConnectorError:
         return ConnectorError(
-            f"source {self._context.node!r}: the file {partition.split.path!r} cannot be read: "
+            f"source {self._context.node!r}: the file {partition.stripe.path!r} cannot be read: "
             f"{error or type(error).__name__}"
         )
 
@@ -369,7 +415,7 @@ class FileReader(SourceReader[T]):
         return RowBatch(values) if values else None
 
     def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
-        context, path = self._context, partition.split.path
+        context, path = self._context, partition.stripe.path
         if self._format.on_error == "skip":
             context.counters.skipped += 1
         elif self._format.on_error == "dead_letter":

@@ -34,7 +34,9 @@ def main() -> None:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        where = getattr(error, "ctx", None)
+        more = f" (see {where.command_path} --help)" if where is not None else ""
+        print(f"streamline: {error.format_message().rstrip('.')}{more}", file=sys.stderr)
         sys.exit(USAGE)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

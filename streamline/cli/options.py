@@ -23,6 +23,9 @@ def job_arguments(command: F) -> F:
         metavar="NAME=VALUE",
         help="A value for a parameter of the job's function; may be repeated.",
     )(command)
+    command = click.option(
+        "--debug", is_flag=True, expose_value=False, help="Show tracebacks of errors."
+    )(command)  # main() looks for it
     return click.argument("target", metavar="FILE[:NAME]")(command)
 
 

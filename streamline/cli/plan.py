@@ -9,7 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from streamline.cli.options import job_arguments, job_spec
-from streamline.plan import make_plan
+from streamline.cli.progress import count
+from streamline.graph import JobGraph
+from streamline.io import Sink, Source
+from streamline.plan import ExecutionPlan, make_plan
 
 
 @click.command()
@@ -30,7 +33,13 @@ def plan(
         print(graph.to_mermaid())
         return
     console = Console(highlight=False)
-    console.print(f"job [bold]{graph.name}[/bold], {len(laid_out.tasks())} tasks")
+    with console.capture() as captured:
+        _show(console, graph, laid_out, parallelism)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
+
+
+def _show(console: Console, graph: JobGraph, laid_out: ExecutionPlan, parallelism: int) -> None:
+    console.print(f"job [bold]{graph.name}[/bold], {count(len(laid_out.tasks()), 'task')}")
     nodes = Table("node", "kind", "parallelism", "fed by", box=None, pad_edge=False)
     for node in graph.topological():
         fed = [f"{edge.source} ({edge.partitioning})" for edge in graph.inputs(node.id)]
@@ -40,10 +49,14 @@ def plan(
     tasks = Table("tasks", "nodes run in one call", "key groups", box=None, pad_edge=False)
     for stage in laid_out.stages:
         ranges = [laid_out.key_range(task) for task in stage.tasks()]
+        keyed = any(
+            not isinstance(node.body, Source | Sink) and node.body.keyed for node in stage.nodes
+        )
+        groups = ", ".join(f"{owned.start}-{owned.stop - 1}" for owned in ranges)
         tasks.add_row(
             ", ".join(str(task) for task in stage.tasks()).replace("[", r"\["),
             " > ".join(stage.node_ids),
-            ", ".join(f"{owned.start}-{owned.stop - 1}" for owned in ranges),
+            groups if keyed else "-",
         )
     console.print()
     console.print(tasks)

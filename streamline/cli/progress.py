@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Self
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from streamline.coordinator.status import JobStatus
 
 _TERMINAL_EVERY_S = 0.2
 _PIPE_EVERY_S = 5.0
+_OLD_S = 86_400
 
 
 class ProgressLine:
@@ -53,7 +55,7 @@ class ProgressLine:
         """Show how things stand."""
         line = self._line()
         if self._live is not None:
-            self._live.update(Text(line), refresh=True)
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
         else:
             self.say("info", line)
 
@@ -77,12 +79,9 @@ class ProgressLine:
             f"{status.records_in:,} records in ({self._rate:,.0f}/s)",
             f"{status.records_out:,} out",
         ]
-        for name in ("late", "skipped", "dead_letters", "future"):
-            if count := status.total(name):
-                parts.append(f"{count:,} {name.replace('_', ' ')}")
+        parts += side_counts(status)
         if status.watermark is not None:
-            lag_s = time.time() - status.watermark / 1000
-            parts.append(f"lag {_duration(lag_s)}")
+            parts.append(_event_time(status.watermark))
         done = status.checkpoint
         if done is not None:
             age_s = max(0.0, time.time() - done.ended_ms / 1000)
@@ -90,8 +89,34 @@ class ProgressLine:
         return " | ".join(parts)
 
 
-def _duration(seconds: float) -> str:
-    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
-        if abs(seconds) >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.1f} s"
+def _event_time(watermark_ms: int) -> str:
+    """How far behind the clock event time is; of old data, where it stands."""
+    lag_s = time.time() - watermark_ms / 1000
+    if abs(lag_s) < _OLD_S:
+        return f"lag {lag_s:.1f} s"
+    try:
+        at = datetime.fromtimestamp(watermark_ms / 1000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"event time {watermark_ms} ms"
+    return f"event time {at:%Y-%m-%d %H:%M:%S}"
+
+
+def count(number: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> count(1, "restart"), count(2_000, "record")
+    ('1 restart', '2,000 records')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def side_counts(status: JobStatus) -> list[str]:
+    """What went another way than the rest, if anything did."""
+    late, future = status.total("late"), status.total("future")
+    skipped, dead = status.total("skipped"), status.total("dead_letters")
+    return [
+        *([f"{late:,} late"] if late else []),
+        *([f"{skipped:,} skipped"] if skipped else []),
+        *([count(dead, "dead letter")] if dead else []),
+        *([f"{future:,} too far ahead in time"] if future else []),
+    ]

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from streamline.cli.options import job_arguments, job_spec
-from streamline.cli.progress import ProgressLine
+from streamline.cli.progress import ProgressLine, count, side_counts
 from streamline.config import RuntimeConfig, positive_duration_ms
 from streamline.coordinator.job import JobState
 from streamline.coordinator.status import JobStatus
@@ -48,10 +48,23 @@ from streamline.state.store import DirectoryStore, open_store
 )
 @click.option("--from", "origin", metavar="PATH", help="Begin from the checkpoints at this path.")
 @click.option("--fresh", is_flag=True, help="Start over: forget the checkpoints there are.")
-@click.option("--table-entries", type=int, help="Entries of keyed state one task keeps in memory.")
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(1, 1 << 20),
+    default=RuntimeConfig.batch_rows,
+    show_default=True,
+    help="Most records a source hands on at once.",
+)
+@click.option(
+    "--table-entries",
+    type=click.IntRange(1),
+    default=RuntimeConfig.table_entries,
+    show_default=True,
+    help="Entries of keyed state one task keeps in memory.",
+)
 @click.option(
     "--max-restarts",
-    type=int,
+    type=click.IntRange(0),
     default=RuntimeConfig.restart_budget,
     show_default=True,
     help="More restarts after a failure within ten minutes fail the job.",
@@ -66,7 +79,8 @@ def run(
     checkpoint_every: str,
     origin: str | None,
     fresh: bool,
-    table_entries: int | None,
+    batch_rows: int,
+    table_entries: int,
     max_restarts: int,
     as_json: bool,
 ) -> None:
@@ -82,7 +96,12 @@ def run(
     spec = job_spec(target, params)
     graph = spec.load().graph()
     make_plan(graph, parallelism)
-    config = _config(checkpoint_every, table_entries, max_restarts)
+    config = RuntimeConfig(
+        batch_rows=batch_rows,
+        checkpoint_every_ms=positive_duration_ms(checkpoint_every, "--checkpoint-every"),
+        table_entries=table_entries,
+        restart_budget=max_restarts,
+    )
     state = StateDir(state_dir or Path(".streamline") / graph.name, graph.name)
     try:
         status = _run(spec, graph, state, parallelism, engine, config, origin, fresh)
@@ -96,19 +115,6 @@ def run(
         raise error
     if status.state == JobState.CANCELED:
         raise click.exceptions.Exit(130)
-
-
-def _config(checkpoint_every: str, table_entries: int | None, max_restarts: int) -> RuntimeConfig:
-    every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
-    if table_entries is not None and table_entries < 1:
-        raise UsageError(f"--table-entries {table_entries} must be at least 1")
-    if max_restarts < 0:
-        raise UsageError(f"--max-restarts {max_restarts} must not be negative")
-    return RuntimeConfig(
-        checkpoint_every_ms=every_ms,
-        table_entries=table_entries or RuntimeConfig.table_entries,
-        restart_budget=max_restarts,
-    )
 
 
 def _run(
@@ -131,6 +137,8 @@ def _run(
         said.append(("info", f"beginning from the checkpoints in {origin}"))
     elif state.has_checkpoint:
         said.append(("info", f"continuing job {graph.name!r} from {state.root}"))
+        said += _changed(state.params, spec.params)
+    state.params = spec.params
     began = time.monotonic()
     if engine == "inline":
         status = _run_inline(graph, state, parallelism, config, said)
@@ -143,6 +151,19 @@ def _run(
         state.mark_finished()
     _sum_up(status, time.monotonic() - began, state)
     return status
+
+
+def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str]]:
+    """Tell of parameters that are not what they were when the run began."""
+    names = sorted(name for name in {*before, *now} if before.get(name) != now.get(name))
+    if not names:
+        return []
+    changes = ", ".join(
+        f"{name}: {before.get(name, 'not given')} -> {now.get(name, 'not given')}" for name in names
+    )
+    text = f"the parameters are not those of the run that goes on ({changes}); what a bounded "
+    text += "source reads was fixed when it began; give --fresh to begin anew with these"
+    return [("warning", text)]
 
 
 def _begin_from(origin: str, state: StateDir) -> None:
@@ -214,14 +235,16 @@ async def _run_local(settings: LocalSettings, said: list[tuple[str, str]]) -> Jo
 
 def _sum_up(status: JobStatus, seconds: float, state: StateDir) -> None:
     """The last line: how it ended."""
+    if status.state == JobState.FAILED and not status.records_in:
+        return  # the error says it all
     rate = status.records_in / seconds if seconds > 0 else 0
-    counts = f"{status.records_in:,} records in, {status.records_out:,} out"
-    for name in ("late", "skipped", "dead_letters", "future"):
-        if count := status.total(name):
-            counts += f", {count:,} {name.replace('_', ' ')}"
-    text = f"job {status.name!r} {status.state}: {counts} in {seconds:.1f} s ({rate:,.0f}/s)"
+    counts = f"{count(status.records_in, 'record')} in, {status.records_out:,} out"
+    counts = ", ".join([counts, *side_counts(status)])
     if status.restarts:
-        text += f", {status.restarts} restarts"
+        counts += f" since the last of {count(status.restarts, 'restart')},"
+    text = f"job {status.name!r} {status.state}: {counts} in {seconds:.1f} s"
+    if not status.restarts:
+        text += f" ({rate:,.0f}/s)"
     if status.state == JobState.STOPPED:
         text += f"; the same command goes on from {state.root}"
     click.echo(text, err=True)

@@ -577,8 +577,8 @@ class JobMachine:
         self.restarts += 1
         self._resume_at_ms = now_ms + delay_ms
         last = self.checkpoints.completed
-        where = f"from checkpoint {last.epoch}" if last else "from where it began"
-        self._out.append(Say("warning", f"{reason}; trying again {where} in {delay_ms} ms"))
+        where = f"from checkpoint {last.epoch}" if last else "from where this run began"
+        self._out.append(Say("warning", f"{reason}; trying again in {delay_ms} ms, {where}"))
         self._out.append(StopTasks(self.generation))
         self._out.append(EnsureWorkers())
 

@@ -40,8 +40,8 @@ from streamline.coordinator.job import (
 from streamline.coordinator.status import JobStatus
 from streamline.errors import InvariantError, StreamlineError
 from streamline.graph import JobGraph
-from streamline.ids import ChannelId, TaskId
-from streamline.io import Sink, Source
+from streamline.ids import ChannelId, NodeId, TaskId
+from streamline.io import Counters, Sink, Source
 from streamline.plan import make_plan
 from streamline.runtime.channel import Receiver, Sender, local_channel
 from streamline.runtime.control import Command, Finished, Report, TaskRestore
@@ -171,6 +171,7 @@ class InlineEngine:
         self._loop = asyncio.new_event_loop()
         self._turn = 0
         self._ended: Ended | None = None
+        self._counted: dict[tuple[int, TaskId], dict[NodeId, Counters]] = {}
         self._steps = 0
         self._stop_at: int | None = None
         self.status = JobStatus(
@@ -288,13 +289,18 @@ class InlineEngine:
         status, machine = self.status, self._machine
         status.state, status.generation = machine.state, machine.generation
         status.restarts, status.checkpoint = machine.restarts, machine.checkpoints.completed
-        counters: dict[str, dict[str, int]] = {}
-        for tasks in self._tasks.values():
+        for worker, tasks in self._tasks.items():
+            generation = self._generation_of[worker]
             for running in tasks.values():
-                for node, counted in running.task.counters.items():
-                    total = counters.setdefault(str(node), {})
-                    for name, value in vars(counted).items():
-                        total[name] = total.get(name, 0) + value
+                self._counted[generation, running.task.id] = running.task.counters
+        newest = max((generation for generation, _ in self._counted), default=0)
+        counters: dict[str, dict[str, int]] = {}
+        for place, of_task in list(self._counted.items()):
+            if place[0] < newest:
+                del self._counted[place]
+                continue
+            for node, counted in of_task.items():
+                counted.add_to(counters.setdefault(str(node), {}))
         if counters:
             status.counters = counters
 

@@ -193,6 +193,8 @@ class LocalEngine:
 
     def _message(self, worker: int, message: Any) -> None:
         if isinstance(message, Progress):
+            if not message.counters:
+                return  # it has dropped its tasks; what they had counted still counts
             self._progress[worker] = message
             self._collect()
         else:

@@ -2,6 +2,7 @@
 
 job.json        whose folder it is, and which version wrote it
 lock            held while a run is using the folder
+params.json     the parameters it was last run with
 finished        the job came to its end; the next run starts over
 checkpoints/    the checkpoint store, unless it is elsewhere
 live/           databases of running tasks; worthless after a crash
@@ -59,6 +60,22 @@ class StateDir:
     def finished(self) -> bool:
         """Whether the job came to its end in here."""
         return (self.root / "finished").exists()
+
+    @property
+    def params(self) -> dict[str, str]:
+        """Parameters with which the job was last run."""
+        try:
+            found: dict[str, str] = json.loads((self.root / "params.json").read_text())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    @params.setter
+    def params(self, params: dict[str, str]) -> None:
+        try:
+            (self.root / "params.json").write_text(json.dumps(params) + "\n")
+        except OSError as error:
+            raise StateError(f"the state folder {self.root} cannot be used: {error}") from error
 
     def start_over(self) -> None:
         """Forget all checkpoints."""

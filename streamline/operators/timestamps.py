@@ -18,7 +18,7 @@ import numpy as np
 from streamline.batch import Batch, ColumnBatch, Timestamps
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr
-from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.user_code import user_error
 
@@ -103,8 +103,9 @@ class AssignTimestamps(Operator):
         for state in states:
             for partition, highest in state.items():
                 if active is None or partition in active:
-                    known = self._highest.get(partition, MIN_TIMESTAMP)
-                    self._highest[partition] = max(known, highest)
+                    # Several tasks knew it: what the slowest has not read is still to come.
+                    known = self._highest.get(partition, MAX_TIMESTAMP)
+                    self._highest[partition] = min(known, highest)
         self.context.partition_watermarks.update(self._highest)
 
     def _extract(self, batch: Batch) -> Timestamps:

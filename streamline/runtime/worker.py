@@ -21,7 +21,6 @@ from streamline.clock import SystemClock
 from streamline.codec import decode
 from streamline.errors import StateError, StreamlineError
 from streamline.ids import TaskId
-from streamline.io import Counters
 from streamline.plan import ExecutionPlan, make_plan
 from streamline.runtime.control import Failed, Finished, Report
 from streamline.runtime.deploy import RemoteEnds, build_tasks
@@ -229,15 +228,9 @@ class Worker:
         counters: dict[str, dict[str, int]] = {}
         for _, task in tasks:
             for node, counted in task.counters.items():
-                add_counters(counters.setdefault(str(node), {}), counted)
+                counted.add_to(counters.setdefault(str(node), {}))
         watermarks = {str(task_id): task.watermark for task_id, task in tasks}
         return Progress(self._generation, counters, watermarks)
-
-
-def add_counters(total: dict[str, int], counted: Counters) -> None:
-    """Add what one task has counted."""
-    for name, value in vars(counted).items():
-        total[name] = total.get(name, 0) + value
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:

@@ -33,6 +33,7 @@ Writes: TypeAlias = list[tuple[bytes, bytes | None]]
 
 _EVICT_PER_CALL = 8_192
 _FREE_PER_CALL = 16_384
+_SCANS_PER_SLICE = 32
 
 
 class WriteBackTable(Table):
@@ -179,12 +180,17 @@ class WriteBackTable(Table):
         In slices, some of them empty: work that came to nothing also takes time.
         """
         owner = self._owner
+        part: Writes = []
         for namespace in self.frozen_dropped:
-            for group in range(owner.key_range.start, owner.key_range.stop):
-                found = owner.kv.scan(*namespace_range(group, self.id, namespace))
-                while stored := [key for key, _ in islice(found, owner.slice_entries)]:
-                    yield [(key, None) for key in stored]
-                yield []
+            for number, group in enumerate(range(owner.key_range.start, owner.key_range.stop)):
+                for stored, _ in owner.kv.scan(*namespace_range(group, self.id, namespace)):
+                    part.append((stored, None))
+                    if len(part) >= owner.slice_entries:
+                        yield part
+                        part = []
+                if number % _SCANS_PER_SLICE == 0:
+                    yield []
+        yield part
         for namespace, entries in self.frozen.items():
             self.persisted.add(namespace)
             left = iter(entries.items())
@@ -339,7 +345,7 @@ class TaskState(StateBackend):
             part = next(writing, None)
             if part is None:
                 break
-            count += len(part) or 1
+            count += len(part) or _SCANS_PER_SLICE
             if part:
                 puts = [(key, value) for key, value in part if value is not None]
                 self.kv.write(puts, [key for key, value in part if value is None])

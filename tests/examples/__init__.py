@@ -1,0 +1,1 @@
+"""The examples and the documentation: what they show is what happens."""
