@@ -203,6 +203,11 @@ class WriterContext:
         restored: The job goes on from a checkpoint; otherwise it starts from scratch.
         clock: The time.
         counters: To be counted up: ``bytes_out``.
+        restored_epoch: The checkpoint it goes on from, or None. Usually nothing of a later
+            epoch was ever committed; after damage to a checkpoint, or when begun from an older
+            one, a sink that can should take back what was.
+        lineage: Names the life of the job, from its start from scratch over all restores: what
+            was committed under another name is not of this life.
     """
 
     job: str
@@ -213,6 +218,8 @@ class WriterContext:
     restored: bool
     clock: Clock
     counters: Counters = field(default_factory=Counters)
+    restored_epoch: int | None = None
+    lineage: str = ""
 
 
 class SinkWriter(ABC, Generic[T]):

@@ -91,10 +91,17 @@ class FileWriter(SinkWriter[T]):
 
     async def recover(self, committables: list[Committable]) -> None:
         await self.commit(committables)
-        run = self._context.run
+        context, run = self._context, self._context.run
         try:
             for path in self._pending.glob(f"{self._tag}-*"):
                 if path.name.split("-")[1] != run:
+                    path.unlink(missing_ok=True)
+            if context.restored_epoch is None:
+                return
+            # Of this life of the job, but behind the checkpoint it was taken back to: it will
+            # be written again.
+            for path in self._folder.glob(f"part-{self._tag}-{context.lineage}-*"):
+                if int(path.name.split("-")[4]) > context.restored_epoch:
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise self._broken(self._pending, error) from error
@@ -122,7 +129,8 @@ class FileWriter(SinkWriter[T]):
         except OSError as error:
             raise self._broken(path, error) from error
         context = self._context
-        final = f"part-{self._tag}-{context.index:05d}-{epoch:08d}-{context.run}{self._suffix}"
+        place = f"{context.lineage}-{context.index:05d}-{epoch:08d}"
+        final = f"part-{self._tag}-{place}-{context.run}{self._suffix}"
         return [[path.name, final]]
 
     async def commit(self, committables: list[Committable]) -> None:

@@ -26,6 +26,8 @@ def make_restores(
     plan: ExecutionPlan,
     manifest: Manifest | None,
     partitions: Mapping[NodeId, Sequence[str]],
+    *,
+    lineage: str = "",
 ) -> dict[TaskId, TaskRestore]:
     """With what each task begins.
 
@@ -34,6 +36,7 @@ def make_restores(
         manifest: The checkpoint to go on from, at whatever parallelism it was taken.
         partitions: For each source, the partitions there are now; those that the checkpoint
             knows go on at its positions, also when they are not listed here.
+        lineage: Names the life of the job.
 
     Raises:
         StateError: If the checkpoint holds state of a node that the job no longer has.
@@ -63,7 +66,8 @@ def make_restores(
                     and snapshot.state.key_range.overlaps(owned)
                     and set(snapshot.state.nodes) & set(stage.node_ids)
                 ],
-                restored=manifest is not None,
+                epoch=0 if manifest is None else manifest.epoch,
+                lineage=lineage,
             )
     return restores
 

@@ -105,12 +105,13 @@ class LoadCheckpoint:
 
 @dataclass(frozen=True)
 class Deploy:
-    """Have a worker drop what it runs and start these tasks."""
+    """Have a worker drop what it runs and start these tasks; ``run`` names the attempt."""
 
     generation: int
     worker: int
     tasks: dict[TaskId, TaskRestore]
     placement: dict[TaskId, int]
+    run: str
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class JobMachine:
         config: Settings of the run.
         workers: Numbers of the workers it may use.
         jitter: Gives a number from 0 to 1, for the backoff.
+        run: A name that no other run ever has.
     """
 
     def __init__(
@@ -175,6 +177,7 @@ class JobMachine:
         *,
         workers: Sequence[int],
         jitter: Callable[[], float],
+        run: str = "0",
     ) -> None:
         self.plan = plan
         self.state = JobState.STARTING
@@ -187,6 +190,8 @@ class JobMachine:
             tolerable_failures=config.tolerable_checkpoint_failures,
         )
         self._config = config
+        self._run = run
+        self._lineage = ""
         self._workers = list(workers)
         self._ready: set[int] = set()
         self._restarts = RestartStrategy(
@@ -255,7 +260,8 @@ class JobMachine:
         self._note(f"loaded {manifest.epoch if manifest else None} for generation {generation}")
         self._loading = False
         try:
-            self._restores = make_restores(self.plan, manifest, partitions)
+            self._lineage = manifest.lineage if manifest else self._attempt
+            self._restores = make_restores(self.plan, manifest, partitions, lineage=self._lineage)
         except StreamlineError as error:
             self._end(JobState.FAILED, str(error))
             return self._take()
@@ -395,6 +401,11 @@ class JobMachine:
 
     # ------------------------------------------------------------------ deploying
 
+    @property
+    def _attempt(self) -> str:
+        """A name that no other attempt, of whatever run, ever has."""
+        return f"{self._run}g{self.generation}"
+
     def _resume(self, now_ms: int) -> None:
         """Begin the next attempt once its time has come and all workers are there."""
         if self._resume_at_ms is None or now_ms < self._resume_at_ms:
@@ -424,7 +435,8 @@ class JobMachine:
                 for task in self._tasks
                 if self._placement[task] == worker
             }
-            self._out.append(Deploy(self.generation, worker, tasks, self._placement))
+            deploy = Deploy(self.generation, worker, tasks, self._placement, self._attempt)
+            self._out.append(deploy)
 
     def _on_running(self, task: TaskId, now_ms: int) -> None:
         self._running.add(task)
@@ -460,6 +472,7 @@ class JobMachine:
                 for node in stage.nodes
             },
             tasks=[done.snapshots[task] for task in self._tasks],
+            lineage=self._lineage,
         )
 
     def _abort(self, epoch: int, reason: str, now_ms: int) -> None:

@@ -152,12 +152,11 @@ class InlineEngine:
         self._clock: Clock = clock or SystemClock()
         self._faults = faults
         self._probe = probe
-        self._run = run
         self._say = say
         self._rng = faults.rng if faults else random.Random(0)
         self._workers = list(range(workers_needed(self._plan)))
         self._machine = JobMachine(
-            self._plan, self._config, workers=self._workers, jitter=self._rng.random
+            self._plan, self._config, workers=self._workers, jitter=self._rng.random, run=run
         )
         self._alive: set[int] = set()
         self._kills = 0
@@ -507,7 +506,7 @@ class InlineEngine:
         self._last_words = {
             task: last for task, last in self._last_words.items() if task not in deploy.tasks
         }
-        tasks = build_tasks(self._plan, deploy.tasks, self._services(worker, generation), remote)
+        tasks = build_tasks(self._plan, deploy.tasks, self._services(worker, deploy), remote)
         self._tasks[worker] = {
             task_id: self._wakeable(task, deploy.tasks[task_id]) for task_id, task in tasks.items()
         }
@@ -521,7 +520,9 @@ class InlineEngine:
         task.wake = wake
         return running
 
-    def _services(self, worker: int, generation: int) -> TaskServices:
+    def _services(self, worker: int, deploy: Deploy) -> TaskServices:
+        generation = deploy.generation
+
         def aside(
             work: Callable[[], list[StateFile]],
             done: Callable[[list[StateFile] | BaseException], None],
@@ -537,7 +538,7 @@ class InlineEngine:
 
         return TaskServices(
             job=self._graph.name,
-            run=f"{self._run}g{generation}",
+            run=deploy.run,
             generation=generation,
             clock=self._clock,
             config=self._config,

@@ -96,9 +96,9 @@ class LocalEngine:
             settings.config,
             workers=self._workers,
             jitter=random.SystemRandom().random,
+            run=secrets.token_hex(4),
         )
         self._store = open_store(settings.checkpoints)
-        self._run_name = secrets.token_hex(4)
         self._probe = make_probe(os.environ.get(CRASH_VARIABLE, ""))
         self._pool = ProcessPool(
             WorkerSettings(
@@ -239,7 +239,7 @@ class LocalEngine:
                 DeployTasks(
                     generation=instruction.generation,
                     parallelism=self._settings.parallelism,
-                    run=f"{self._run_name}g{instruction.generation}",
+                    run=instruction.run,
                     tasks=instruction.tasks,
                     placement=instruction.placement,
                     peers=dict(self._pool.addresses),

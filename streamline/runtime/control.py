@@ -73,16 +73,21 @@ class TaskRestore:
         committables: For each sink node: what its old tasks had prepared and not yet seen
             committed. Only for the task with index 0.
         state: Keyed state of the old tasks that overlaps with the task's key groups.
-        watermark: Event time that all old tasks had passed.
-        restored: Whether there is a checkpoint at all.
+        epoch: Number of the checkpoint; 0 if there is none at all.
+        lineage: Names the life of the job, from its start from scratch over all restores.
     """
 
     operators: dict[str, list[Any]] = field(default_factory=dict)
     positions: dict[str, dict[str, Any]] = field(default_factory=dict)
     committables: dict[str, list[Any]] = field(default_factory=dict)
     state: list[StateHandle] = field(default_factory=list)
-    watermark: int | None = None
-    restored: bool = False
+    epoch: int = 0
+    lineage: str = ""
+
+    @property
+    def restored(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return self.epoch > 0
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ class Task:
         self._chain.open(self._operator_context)
         self._chain.restore(restore.operators)
         for node, writer in self._chain.writers.items():
-            await writer.open(self._writer_context(node, restore.restored))
+            await writer.open(self._writer_context(node, restore))
             self._prepared[node] = {}
             if self.id.index == 0:
                 await writer.recover(restore.committables.get(node, []))
@@ -291,14 +291,16 @@ class Task:
             partition_watermarks=self._partition_watermarks,
         )
 
-    def _writer_context(self, node: NodeId, restored: bool) -> WriterContext:
+    def _writer_context(self, node: NodeId, restore: TaskRestore) -> WriterContext:
         return WriterContext(
             job=self._services.job,
             node=node,
             index=self.id.index,
             parallelism=self._place.stage.parallelism,
             run=self._services.run,
-            restored=restored,
+            restored=restore.restored,
+            restored_epoch=restore.epoch or None,
+            lineage=restore.lineage,
             clock=self._services.clock,
             counters=self._chain.counters[node],
         )

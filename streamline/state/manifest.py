@@ -101,6 +101,7 @@ class Manifest:
         max_parallelism: Number of key groups.
         nodes: Kind and parallelism of every node.
         tasks: The snapshots of all tasks.
+        lineage: Names the life of the job, from its start from scratch over all restores.
     """
 
     job: str
@@ -111,6 +112,7 @@ class Manifest:
     max_parallelism: int
     nodes: dict[str, dict[str, Any]]
     tasks: list[TaskSnapshot]
+    lineage: str = ""
 
     def files(self) -> list[StateFile]:
         """All files it refers to."""
