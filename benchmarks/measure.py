@@ -66,6 +66,16 @@ def plain(name: str, source: Path, work: Path) -> float:
     return time.perf_counter() - began
 
 
+def plain_twice(name: str, source: Path, work: Path) -> float:
+    """Seconds that two plain loops take side by side, each over the whole source."""
+    base = [sys.executable, "-m", "benchmarks.plain", name, str(source)]
+    began = time.perf_counter()
+    both = [subprocess.Popen([*base, str(work / f"plain-{number}")]) for number in range(2)]
+    for process in both:
+        assert process.wait() == 0
+    return time.perf_counter() - began
+
+
 def streamline(
     job: str, work: Path, *options: str, watch: Callable[[int], None] | None = None, **params: Any
 ) -> tuple[float, dict[str, Any]]:

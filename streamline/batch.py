@@ -7,7 +7,7 @@ changed once it was handed on. It knows nothing of operators, channels or format
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import compress
 from typing import Any, Final, TypeAlias
 
@@ -255,7 +255,7 @@ class ColumnBatch(Batch):
 
     def to_rows(self) -> RowBatch:
         lists = [column.tolist() for column in self.columns.values()]
-        rows = zip(*lists, strict=True)
+        rows: Iterable[tuple[Any, ...]] = zip(*lists, strict=True) if lists else [()] * len(self)
         values: list[Any]
         if self.record_type is dict:
             names = tuple(self.columns)

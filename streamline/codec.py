@@ -156,6 +156,8 @@ def _fully_typed(cls: type) -> bool:
             if info.cls in seen:
                 return True
             inside = seen | {info.cls}
+            if seen and info.cls.__subclasses__():
+                return False  # the field may hold one of them
             return type(info) is msgspec.inspect.StructType and all(
                 typed(field.type, inside) for field in info.fields
             )

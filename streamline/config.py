@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 
 from streamline.errors import UsageError
 
@@ -37,7 +38,7 @@ def duration_ms(value: Duration, what: str = "duration") -> int:
                 f"{what}={value!r} is not a duration; write a timedelta or a number with a unit, "
                 'such as "500ms", "10s", "5m", "1h" or "1d"'
             )
-        ms = float(match[1]) * _UNIT_MS[match[2]]
+        ms = float(Decimal(match[1]) * _UNIT_MS[match[2]])
     if ms < 0 or ms != int(ms):
         raise UsageError(f"{what}={value!r} must be zero or a positive whole number of ms")
     return int(ms)

@@ -33,6 +33,9 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
+_ARITHMETIC = frozenset(("+", "-", "*", "/", "//", "%"))
+
+
 class Expr:
     """A computation over the fields of one record; combine with the usual operators.
 
@@ -102,7 +105,7 @@ class Expr:
 
     def evaluate_columns(self, batch: ColumnBatch) -> Column:
         """Its value for every record, as an array of shape ``(n,)``."""
-        with np.errstate(divide="raise", over="raise", invalid="raise"):
+        with np.errstate(all="ignore"):  # floats overflow to inf, as they do in a row
             result = self._columns(batch)
         if isinstance(result, np.ndarray):
             return result
@@ -248,7 +251,7 @@ class _Binary(Expr):
         return f"({left} {self.sign} {right})"
 
     def _columns(self, batch: ColumnBatch) -> Any:
-        return _BINARY[self.sign](self.left._columns(batch), self.right._columns(batch))
+        return _combine(self.sign, self.left._columns(batch), self.right._columns(batch))
 
     def fields(self) -> frozenset[str]:
         return self.left.fields() | self.right.fields()
@@ -269,6 +272,44 @@ class _Not(Expr):
 
     def fields(self) -> frozenset[str]:
         return self.inner.fields()
+
+
+def _combine(sign: str, left: Any, right: Any) -> Any:
+    """Apply an operator to columns or constants, with the result that single rows would have."""
+    if sign in _ARITHMETIC:
+        left, right = _number(left), _number(right)
+        if sign in ("/", "//", "%") and np.any(np.equal(right, 0)):
+            raise ZeroDivisionError(f"division by zero in an expression ({sign})")
+        if sign in ("+", "-", "*") and not _fits(sign, left, right):
+            left, right = _as_objects(left), _as_objects(right)
+    return _BINARY[sign](left, right)
+
+
+def _number(value: Any) -> Any:
+    """True and False count as 1 and 0, as in Python."""
+    if isinstance(value, np.ndarray) and value.dtype == np.bool_:
+        return value.astype(np.int64)
+    return int(value) if isinstance(value, bool) else value
+
+
+def _fits(sign: str, left: Any, right: Any) -> bool:
+    """Whether whole numbers stay within 64 bits; floats always do."""
+    bounds = []
+    for value in (left, right):
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind != "i" or not len(value):
+                return True
+            bounds.append(max(abs(int(value.max())), abs(int(value.min()))))
+        elif isinstance(value, int):
+            bounds.append(abs(value))
+        else:
+            return True
+    worst = bounds[0] * bounds[1] if sign == "*" else bounds[0] + bounds[1]
+    return max(worst, *bounds) < 1 << 63
+
+
+def _as_objects(value: Any) -> Any:
+    return value.astype(object) if isinstance(value, np.ndarray) else value
 
 
 def col(name: str) -> Expr:

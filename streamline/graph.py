@@ -19,6 +19,7 @@ from streamline.keys import DEFAULT_MAX_PARALLELISM
 
 MAIN = "main"
 DEAD_LETTERS = "dead_letters"
+_MERMAID = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "&": "#amp;"}
 
 
 class Partitioning(StrEnum):
@@ -279,7 +280,8 @@ class JobGraph:
         numbers = {node.id: f"n{number}" for number, node in enumerate(self.nodes)}
         for node in self.nodes:
             shape = {"source": "[(%s)]", "sink": "[/%s/]"}.get(node.kind, "[%s]")
-            label = f'"{node.id}<br/><i>{node.kind}</i>"'.replace("#", "#35;")
+            name = "".join(_MERMAID.get(letter, letter) for letter in node.id)
+            label = f'"{name}<br/><i>{node.kind}</i>"'
             yield f"    {numbers[node.id]}{shape % label}"
         for edge in self.edges:
             words = [edge.partitioning.value] if edge.partitioning != Partitioning.FORWARD else []

@@ -158,7 +158,7 @@ class JobSpec:
             raise JobFileError(f"{error} ({Path(self.path).name}:{line})") from error
         except SyntaxError as error:
             raise JobFileError(
-                f"{self.path}:{error.lineno}: {error.msg}",
+                f"{error.filename or self.path}:{error.lineno}: {error.msg}",
                 "".join(traceback.format_exception_only(error)),
             ) from error
         except SystemExit as error:

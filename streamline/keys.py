@@ -18,7 +18,9 @@ from streamline.errors import EncodeError
 
 DEFAULT_MAX_PARALLELISM = 128
 _MASK = (1 << 64) - 1
+_INT_LIMIT = 1 << 63
 _PLAIN = (str, int, bytes, type(None))
+_PLAIN_SET = frozenset(_PLAIN)
 _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
 
 
@@ -45,26 +47,33 @@ def _mix(value: int) -> int:
 
 
 def canonical_key(key: Hashable) -> Hashable:
-    """The form under which a key is stored: keys equal in Python have one form.
+    """The form under which a key is handed on and stored: keys equal in Python have one form.
 
-    A float without a fraction becomes an int, inside tuples too; the rest stays.
+    A bool or a float without a fraction becomes an int, inside tuples too; a member of an enum
+    of strings or numbers its value.
 
     Raises:
-        EncodeError: If the key is not str, int, float, bytes, bool, None or a tuple of those.
+        EncodeError: If the key is not str, int, float, bytes, bool, None or a tuple of those,
+            or not a number.
+
+    >>> canonical_key((True, 2.0, 2.5, "a"))
+    (1, 2, 2.5, 'a')
     """
     kind = type(key)
     if kind in _PLAIN:
         return key
-    if isinstance(key, bool):
-        return key
     if isinstance(key, float):
-        return int(key) if key.is_integer() else key
+        if key != key:
+            raise EncodeError("a key must not be NaN: it equals nothing, not even itself")
+        return int(key) if key.is_integer() and abs(key) < _INT_LIMIT else float(key)
     if isinstance(key, tuple):
         return tuple(canonical_key(part) for part in key)
     if isinstance(key, str):
-        return str(key)
+        return str.__str__(key)
     if isinstance(key, int | np.integer):
         return int(key)
+    if isinstance(key, bytes):
+        return bytes(key)
     raise EncodeError(
         f"a key must be str, int, float, bytes, bool, None or a tuple of those, "
         f"not {kind.__name__} ({key!r:.80}); key_by a field or turn the value into one of them"
@@ -110,6 +119,17 @@ def key_group(key: Hashable, max_parallelism: int = DEFAULT_MAX_PARALLELISM) -> 
     return stable_hash(key) % max_parallelism
 
 
+def canonical_keys(keys: list[Hashable]) -> list[Hashable]:
+    """Many keys in their canonical form; the list itself if they all are already.
+
+    Raises:
+        EncodeError: As :func:`canonical_key`.
+    """
+    if _PLAIN_SET.issuperset(set(map(type, keys))):
+        return keys
+    return [canonical_key(key) for key in keys]
+
+
 class KeyGroups(dict[Hashable, int]):
     """A bounded memory of key groups: ``groups[key]`` computes what it has not seen."""
 
@@ -127,7 +147,7 @@ class KeyGroups(dict[Hashable, int]):
 
     def of(self, keys: Sequence[Hashable]) -> npt.NDArray[np.uint16]:
         """Key groups of a list of keys, shape ``(len(keys),)``."""
-        if type(keys[0]) is int and set(map(type, keys)) == {int}:
+        if len(keys) and type(keys[0]) is int and set(map(type, keys)) == {int}:
             try:
                 return key_groups_of_ints(np.array(keys, dtype=np.int64), self._max_parallelism)
             except OverflowError:
@@ -167,7 +187,8 @@ def encode_keys(
     elif kinds <= {str, bytes, type(None)}:
         hashes = np.array([zlib.crc32(data) for data in encoded], dtype=np.uint64)
     else:
-        return encoded, np.array([key_group(key, max_parallelism) for key in keys], np.uint16)
+        groups = [key_group(key, max_parallelism) for key in keys]
+        return encoded, np.array(groups, dtype=np.uint16)
     return encoded, _groups_of_hashes(hashes, max_parallelism)
 
 

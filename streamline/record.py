@@ -6,6 +6,8 @@ name back into the class without importing anything.
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import sys
 from functools import lru_cache
 from typing import Any
@@ -82,11 +84,20 @@ def find_type(name: str) -> type:
     target: Any = sys.modules.get(module)
     for part in path.split("."):
         target = getattr(target, part, None)
-    if isinstance(target, type):
+    if isinstance(target, type) and _is_data(target):
         return target
     raise StateError(
         f"the type {path!r} of module {module!r} is not known here; define it at the top level of "
         "the job file, under the name it had when the value was written"
+    )
+
+
+def _is_data(cls: type) -> bool:
+    """Whether making one of it from stored bytes can do nothing but hold values."""
+    return (
+        issubclass(cls, msgspec.Struct | enum.Enum)
+        or dataclasses.is_dataclass(cls)
+        or (issubclass(cls, tuple) and hasattr(cls, "_fields"))
     )
 
 

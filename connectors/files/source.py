@@ -51,7 +51,7 @@ class FileSource(Source[T]):
         format: Format[T],
         *,
         follow: bool = False,
-        split_bytes: int = 1 << 20,
+        split_bytes: int = 1 << 19,
         partitions: int = 8,
         poll_every: Duration = "200ms",
     ) -> None:

@@ -211,6 +211,9 @@ class JobMachine:
         self._uncommitted: set[TaskId] = set()
         self._committing: Commit | None = None
         self._loading = False
+        self._writing = False
+        self._drain_at_ms: int | None = None
+        self._restored_epoch = 0
         self._deployed_ms: int | None = None
         self._resume_at_ms: int | None = 0
         self._resend_at_ms = 0
@@ -232,6 +235,8 @@ class JobMachine:
 
     def on_worker_ready(self, worker: int, now_ms: int) -> list[Instruction]:
         """A worker can take tasks."""
+        if self.state in ENDED:
+            return []
         self._note(f"worker {worker} ready")
         self._ready.add(worker)
         self._resume(now_ms)
@@ -240,8 +245,13 @@ class JobMachine:
     def on_worker_lost(self, worker: int, reason: str, now_ms: int) -> list[Instruction]:
         """A worker is gone, with all its tasks."""
         self._note(f"worker {worker} lost: {reason}")
+        was_ready = worker in self._ready
         self._ready.discard(worker)
-        if self.state not in ENDED:
+        if self.state in ENDED:
+            return []
+        if was_ready and self._resume_at_ms is not None:
+            self._out.append(EnsureWorkers())  # of an attempt that has failed already
+        else:
             self._fail_attempt(
                 f"worker {worker} {reason}", now_ms, repeatable=True, worker_lost=True
             )
@@ -261,6 +271,7 @@ class JobMachine:
         self._loading = False
         try:
             self._lineage = manifest.lineage if manifest else self._attempt
+            self._restored_epoch = manifest.epoch if manifest else 0
             self._restores = make_restores(self.plan, manifest, partitions, lineage=self._lineage)
         except StreamlineError as error:
             self._end(JobState.FAILED, str(error))
@@ -300,6 +311,7 @@ class JobMachine:
         elif isinstance(report, SnapshotTaken):
             done = self.checkpoints.on_snapshot(report.task, report.snapshot)
             if done is not None:
+                self._writing = True
                 self._out.append(WriteManifest(self._manifest(done, now_ms)))
         elif isinstance(report, SnapshotDeclined):
             self._abort(report.epoch, f"{report.task} could not take part: {report.reason}", now_ms)
@@ -317,11 +329,13 @@ class JobMachine:
         self, epoch: int, error: str | None, size_bytes: int, now_ms: int
     ) -> list[Instruction]:
         """A manifest was written and is durable, or could not be."""
+        self._writing = False
         if self.state in ENDED:
             return []
         self._note(f"manifest {epoch} {error or 'written'}")
         if error is not None:
             self._abort(epoch, error, now_ms)
+            self._resume(now_ms)
             return self._take()
         done = self.checkpoints.complete(epoch, now_ms, size_bytes)
         if done is not None:
@@ -332,6 +346,7 @@ class JobMachine:
             self._resend_at_ms = now_ms + _RESEND_MS
             for task in self._tasks:
                 self._tell(task, self._committing)
+        self._resume(now_ms)
         return self._take()
 
     def on_partitions(self, node: NodeId, partitions: Sequence[str]) -> list[Instruction]:
@@ -379,7 +394,8 @@ class JobMachine:
                     self.checkpoints.pending.epoch, f"not complete after {seconds:g} s", now_ms
                 )
             self._maybe_finish(now_ms)
-            if self._draining is None and self.checkpoints.is_due(now_ms):
+            drains = self._draining is not None or self._drain_at_ms is not None
+            if not drains and self.checkpoints.is_due(now_ms):
                 if self._committing is None:
                     self._trigger(now_ms)
         self._resend(now_ms)
@@ -388,13 +404,20 @@ class JobMachine:
     def next_tick_ms(self) -> int | None:
         """When ``tick`` is to be called next, if nothing happens before."""
         times: list[int] = []
-        if self._resume_at_ms is not None and self._ready.issuperset(self._workers):
+        waits_for_workers = not self._ready.issuperset(self._workers)
+        if self._resume_at_ms is not None and not waits_for_workers and not self._writing:
             times.append(self._resume_at_ms)
         if self._deployed_ms is not None or self._committing is not None:
             times.append(self._resend_at_ms)
+        if self._drain_at_ms is not None:
+            times.append(self._drain_at_ms)
         due = self.checkpoints.next_due_ms()
         pending = self.checkpoints.pending
-        waits = self._draining or self._committing if pending is None else pending.writing
+        if pending is not None:
+            waits = pending.writing
+        else:
+            drains = self._draining is not None or self._drain_at_ms is not None
+            waits = drains or self._committing is not None
         if due is not None and not waits and self.state in (JobState.RUNNING, JobState.STOPPING):
             times.append(due)
         return min(times, default=None)
@@ -412,6 +435,8 @@ class JobMachine:
             return
         if not self._ready.issuperset(self._workers):
             return
+        if self._writing:
+            return  # it may become the checkpoint to go on from, or else it would be one later
         self._resume_at_ms = None
         self.generation += 1
         self._loading = True
@@ -480,9 +505,11 @@ class JobMachine:
         if pending is None or pending.epoch != epoch:
             return
         going_on = self.checkpoints.abort(epoch, now_ms)
-        self._draining = None
-        last = self.checkpoints.completed
-        safe = f"the last complete one is {last.epoch}" if last else "there is none yet"
+        if pending.drain:
+            self._draining = None
+            self._drain_at_ms = now_ms + _RESEND_MS
+        last = self._last_epoch
+        safe = f"the last complete one is {last}" if last else "there is none yet"
         if not going_on:
             self._fail_attempt(
                 f"checkpoint {epoch} failed, as did those before it ({reason}); {safe}",
@@ -495,6 +522,12 @@ class JobMachine:
         )
         for task in self._tasks:
             self._tell(task, Abort(self.generation, epoch))
+
+    @property
+    def _last_epoch(self) -> int:
+        """The last complete checkpoint; 0 if there is none."""
+        done = self.checkpoints.completed
+        return done.epoch if done is not None else self._restored_epoch
 
     def _on_committed(self, report: Committed, now_ms: int) -> None:
         if self._committing is None or report.epoch < self._committing.epoch:
@@ -519,6 +552,9 @@ class JobMachine:
             return
         if self._stop_asked and self.state == JobState.RUNNING:
             self._move(JobState.STOPPING)
+        if self._drain_at_ms is not None and now_ms < self._drain_at_ms:
+            return  # it has just failed
+        self._drain_at_ms = None
         if self.checkpoints.pending is not None or self._committing is not None:
             return
         self._draining = "finish" if all_ended else "stop"
@@ -571,7 +607,7 @@ class JobMachine:
         self._loading = False
         self._deployed_ms = None
         self._committing = None
-        self._draining = None
+        self._draining = self._drain_at_ms = None
         self.checkpoints.pending = None
         delay_ms = self._restarts.delay_ms(now_ms) if repeatable else None
         if delay_ms is None:
@@ -589,14 +625,16 @@ class JobMachine:
             self._move(JobState.RECOVERING)
         self.restarts += 1
         self._resume_at_ms = now_ms + delay_ms
-        last = self.checkpoints.completed
-        where = f"from checkpoint {last.epoch}" if last else "from where this run began"
+        last = self._last_epoch
+        where = f"from checkpoint {last}" if last else "from where this run began"
         self._out.append(Say("warning", f"{reason}; trying again in {delay_ms} ms, {where}"))
         self._out.append(StopTasks(self.generation))
         self._out.append(EnsureWorkers())
 
     def _end(self, state: JobState, reason: str = "", trace: str = "") -> None:
         self._move(state)
+        self._resume_at_ms = None
+        self._loading = False
         self._out.append(StopTasks(self.generation))
         self._out.append(Ended(state, reason, trace))
 

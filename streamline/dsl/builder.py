@@ -24,7 +24,7 @@ class GraphBuilder:
         name: str | None,
         parallelism: int | None,
         layout: Layout = "rows",
-    ) -> NodeId:
+    ) -> Node:
         """Add a node; without a name it is called after its kind, and numbered.
 
         Raises:
@@ -37,25 +37,25 @@ class GraphBuilder:
             while name in taken:
                 count += 1
                 name = f"{kind}-{count}"
-        node = self._checked(name)
-        self.graph.nodes.append(Node(node, body, parallelism, layout))
+        node = Node(self._checked(name), body, parallelism, layout)
+        self.graph.nodes.append(node)
         return node
 
-    def connect(self, source: NodeId, target: NodeId, how: Partitioning, tag: str = MAIN) -> None:
+    def connect(self, source: Node, target: Node, how: Partitioning, tag: str = MAIN) -> None:
         """Add an edge."""
-        self.graph.edges.append(Edge(source, target, how, tag))
+        self.graph.edges.append(Edge(source.id, target.id, how, tag))
 
-    def rename(self, old: NodeId, name: str) -> NodeId:
+    def rename(self, node: Node, name: str) -> None:
         """Give a node another name.
 
         Raises:
             GraphError: If the name is taken.
             UsageError: If the name cannot be used.
         """
-        if name == old:
-            return old
-        new = self._checked(name)
-        self.graph.node(old).id = new
+        if name == node.id:
+            return
+        old, new = node.id, self._checked(name)
+        node.id = new
         self.graph.edges[:] = [
             Edge(
                 new if edge.source == old else edge.source,
@@ -65,7 +65,6 @@ class GraphBuilder:
             )
             for edge in self.graph.edges
         ]
-        return new
 
     def _checked(self, name: str) -> NodeId:
         if not isinstance(name, str) or not name or _FORBIDDEN & set(name):

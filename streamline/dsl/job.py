@@ -35,7 +35,13 @@ class Job:
     """
 
     def __init__(self, name: str, *, max_parallelism: int = DEFAULT_MAX_PARALLELISM) -> None:
-        if not name or name.startswith(".") or not all(c.isalnum() or c in "-_." for c in name):
+        text = isinstance(name, str)
+        if (
+            not text
+            or not name
+            or name.startswith(".")
+            or not all(c.isalnum() or c in "-_." for c in name)
+        ):
             raise UsageError(
                 f"the job name {name!r} must be made of letters, digits, '-', '_' and '.', and not "
                 "begin with a dot"

@@ -11,8 +11,7 @@ from streamline.config import Duration, duration_ms, positive_duration_ms
 from streamline.dsl.builder import GraphBuilder
 from streamline.errors import UsageError
 from streamline.expr import Expr
-from streamline.graph import DEAD_LETTERS, MAIN, Body, Partitioning
-from streamline.ids import NodeId
+from streamline.graph import DEAD_LETTERS, MAIN, Body, Node, Partitioning
 from streamline.io import DeadLetter, Sink
 from streamline.operators.aggregations import Aggregation
 from streamline.operators.base import LATE
@@ -30,6 +29,14 @@ from streamline.record import KeyedResult, WindowResult
 T = TypeVar("T")
 U = TypeVar("U")
 K = TypeVar("K", bound=Hashable)
+F = TypeVar("F")
+
+
+def _callable(function: F, method: str) -> F:
+    """The function itself; anything else is refused at once."""
+    if not callable(function):
+        raise UsageError(f".{method}() needs a function, not {function!r:.80}")
+    return function
 
 
 class Stream(Generic[T]):
@@ -42,7 +49,7 @@ class Stream(Generic[T]):
     def __init__(
         self,
         builder: GraphBuilder,
-        node: NodeId,
+        node: Node,
         *,
         tag: str = MAIN,
         partitioning: Partitioning = Partitioning.FORWARD,
@@ -54,7 +61,7 @@ class Stream(Generic[T]):
 
     def uid(self, name: str) -> Stream[T]:
         """Name the node just added, as ``name=`` does."""
-        self._node = self._builder.rename(self._node, name)
+        self._builder.rename(self._node, name)
         return self
 
     @overload
@@ -107,7 +114,7 @@ class Stream(Generic[T]):
         For models and other code that is fast on many values. How the stream is cut into
         batches is the engine's choice, so the result for a record must not depend on it.
         """
-        spec = MapBatchSpec(self._callable(function, "map_batch"), "rows")
+        spec = MapBatchSpec(_callable(function, "map_batch"), "rows")
         return Stream(self._builder, self._add(spec, name, parallelism))
 
     def map_columns(
@@ -118,7 +125,7 @@ class Stream(Generic[T]):
         parallelism: int | None = None,
     ) -> Stream[Any]:
         """Like :meth:`map_batch`, on numpy columns: a dict of arrays in, a dict of arrays out."""
-        spec = MapBatchSpec(self._callable(function, "map_columns"), "columns")
+        spec = MapBatchSpec(_callable(function, "map_columns"), "columns")
         return Stream(self._builder, self._add(spec, name, parallelism))
 
     def with_timestamps(
@@ -146,6 +153,11 @@ class Stream(Generic[T]):
         Raises:
             UsageError: For a duration that is none.
         """
+        if not callable(time) and not isinstance(time, str | Expr):
+            raise UsageError(
+                ".with_timestamps() needs a field name, an expression or a function, not "
+                f"{time!r:.80}"
+            )
         spec = TimestampsSpec(
             time,
             duration_ms(max_out_of_orderness, "max_out_of_orderness"),
@@ -171,8 +183,13 @@ class Stream(Generic[T]):
     ) -> KeyedStream[Any, T]:
         """Bring records of one key together, in one task.
 
-        Keys are str, int, float, bytes, bool, None or tuples of those.
+        Keys are str, int, float, bytes, bool, None or tuples of those. Keys that are equal are
+        one key: a bool, or a float without a fraction, is handed on as the int it equals.
         """
+        if not callable(key) and not isinstance(key, str | Expr):
+            raise UsageError(
+                f".key_by() needs a field name, an expression or a function, not {key!r:.80}"
+            )
         return KeyedStream(self._builder, self._add(KeyBySpec(key), name, parallelism))
 
     def union(
@@ -186,7 +203,7 @@ class Stream(Generic[T]):
         node = self._add(UnionSpec(), name, parallelism)
         for other in others:
             if other._builder is not self._builder:
-                raise UsageError(f"union {node!r}: a stream of another job cannot be joined in")
+                raise UsageError(f"union {node.id!r}: a stream of another job cannot be joined in")
             self._builder.connect(other._node, node, other._partitioning, other._tag)
         return Stream(self._builder, node)
 
@@ -218,18 +235,13 @@ class Stream(Generic[T]):
             )
         return Stream(self._builder, self._add(RowSpec(step, function), name, parallelism))
 
-    def _callable(self, function: Any, method: str) -> Any:
-        if not callable(function):
-            raise UsageError(f".{method}() needs a function, not {function!r:.80}")
-        return function
-
     def _add(
         self,
         spec: Body,
         name: str | None,
         parallelism: int | None,
         how: Partitioning | None = None,
-    ) -> NodeId:
+    ) -> Node:
         """Add a node fed by this stream."""
         kind = spec.kind  # type: ignore[union-attr]
         node = self._builder.add(kind, spec, name=name, parallelism=parallelism)
@@ -252,7 +264,7 @@ class SourceStream(Stream[T]):
 class KeyedStream(Generic[K, T]):
     """Records with keys; made by :meth:`Stream.key_by`. Records of one key stay in order."""
 
-    def __init__(self, builder: GraphBuilder, node: NodeId) -> None:
+    def __init__(self, builder: GraphBuilder, node: Node) -> None:
         self._builder = builder
         self._node = node
 
@@ -284,7 +296,7 @@ class KeyedStream(Generic[K, T]):
         parallelism: int | None = None,
     ) -> Stream[T]:
         """For each record, its key's records so far reduced to one: ``function(so_far, next)``."""
-        return self._next(ReduceSpec(function), name, parallelism)
+        return self._next(ReduceSpec(_callable(function, "reduce")), name, parallelism)
 
     def aggregate(
         self,
@@ -309,6 +321,10 @@ class KeyedStream(Generic[K, T]):
         parallelism: int | None = None,
     ) -> Stream[U]:
         """Run a function with state and timers of its own for each key."""
+        if not isinstance(function, ProcessFunction):
+            raise UsageError(
+                f".process() needs an object of a sl.ProcessFunction class, not {function!r:.80}"
+            )
         return self._next(ProcessSpec(function), name, parallelism)
 
     def _next(self, spec: Body, name: str | None, parallelism: int | None) -> Stream[Any]:
@@ -322,7 +338,7 @@ class WindowedStream(Generic[K, T]):
     def __init__(
         self,
         builder: GraphBuilder,
-        node: NodeId,
+        node: Node,
         window: Tumbling | Sliding | Session,
         lateness_ms: int,
     ) -> None:
@@ -355,7 +371,7 @@ class WindowedStream(Generic[K, T]):
         parallelism: int | None = None,
     ) -> WindowResultStream[T, T]:
         """One result per key and window: its records reduced to one."""
-        spec = window_reduce(self._window, self._lateness_ms, function)
+        spec = window_reduce(self._window, self._lateness_ms, _callable(function, "reduce"))
         return self._next(spec, name, parallelism)
 
     def apply(
@@ -366,7 +382,7 @@ class WindowedStream(Generic[K, T]):
         parallelism: int | None = None,
     ) -> WindowResultStream[U, T]:
         """All that the function yields for each key and window, given all its records."""
-        spec = window_apply(self._window, self._lateness_ms, function)
+        spec = window_apply(self._window, self._lateness_ms, _callable(function, "apply"))
         return self._next(spec, name, parallelism)
 
     def _next(

@@ -153,8 +153,8 @@ class LocalEngine:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
             await self._pool.close()
-            await asyncio.to_thread(sweep, self._store)
             await asyncio.gather(discovering, *self._background, return_exceptions=True)
+            await asyncio.to_thread(sweep, self._store)
         self.status.state = self._ended.state
         self.status.reason = self._ended.reason
         self.status.trace = self._ended.trace

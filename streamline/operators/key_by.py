@@ -11,7 +11,7 @@ import numpy as np
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr
-from streamline.keys import KeyGroups, key_groups_of_ints
+from streamline.keys import KeyGroups, canonical_key, canonical_keys, key_groups_of_ints
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.user_code import user_error
 
@@ -55,6 +55,7 @@ class KeyBy(Operator):
                 keys = key.evaluate(batch)
             else:
                 keys = [key(value) for value in batch.to_rows().values]
+            keys = canonical_keys(keys)
             groups = self._groups.of(keys)
         except Exception as error:
             raise self._explain(error, batch) from error
@@ -67,7 +68,7 @@ class KeyBy(Operator):
             return UsageError(f"{node}: {error}")
         for value in batch.to_rows().values:
             try:
-                self._groups.of([key(value)] if callable(key) else [getattr(value, str(key))])
+                canonical_key(key(value) if callable(key) else getattr(value, str(key)))
             except Exception as found:  # noqa: BLE001 - the user's
                 return user_error(node, found, value)
         return user_error(node, error, None)

@@ -37,6 +37,7 @@ class Sender:
         self._deliver = deliver
         self._outbox: deque[Message] = deque()
         self._state = "open"
+        self._why = ""
 
     @property
     def ready(self) -> bool:
@@ -68,9 +69,10 @@ class Sender:
         self._state = "closed"
         self._outbox.clear()
 
-    def break_off(self) -> None:
+    def break_off(self, why: Exception | None = None) -> None:
         """The other end went away; wakes whoever waits for room."""
         if self._state == "open":
+            self._why = f": {why}" if why is not None else ""
             self._state = "broken"
             self._outbox.clear()
             self.on_room()
@@ -78,7 +80,7 @@ class Sender:
     def _refuse(self) -> None:
         if self._state == "closed":
             raise ChannelClosedError(f"channel {self.channel} was closed by its sender")
-        raise ChannelBrokenError(f"the receiver of channel {self.channel} went away")
+        raise ChannelBrokenError(f"the receiver of channel {self.channel} went away{self._why}")
 
     def _drain(self) -> None:
         outbox, credits = self._outbox, self.credits
@@ -104,6 +106,7 @@ class Receiver:
         self._grant = grant
         self._queue: deque[tuple[Message, Cost]] = deque()
         self._state = "open"
+        self._why = ""
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -134,7 +137,7 @@ class Receiver:
         if self._state == "closed":
             raise ChannelClosedError(f"channel {self.channel} was closed by its receiver")
         if self._state == "broken":
-            raise ChannelBrokenError(f"the sender of channel {self.channel} went away")
+            raise ChannelBrokenError(f"the sender of channel {self.channel} went away{self._why}")
         return None
 
     def close(self) -> None:
@@ -142,9 +145,10 @@ class Receiver:
         self._state = "closed"
         self._queue.clear()
 
-    def break_off(self) -> None:
+    def break_off(self, why: Exception | None = None) -> None:
         """The sender went away; what has arrived can still be received. Wakes the task."""
         if self._state == "open":
+            self._why = f": {why}" if why is not None else ""
             self._state = "broken"
             self.on_message()
 

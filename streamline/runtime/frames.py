@@ -16,7 +16,7 @@ import numpy as np
 
 from streamline.batch import Batch, Column, ColumnBatch, RowBatch
 from streamline.codec import decode, decode_list, encode, encode_list
-from streamline.errors import ProtocolError
+from streamline.errors import EncodeError, ProtocolError
 from streamline.ids import ChannelId, Epoch
 from streamline.messages import END_OF_INPUT, Barrier, BarrierKind, EndOfInput, Watermark
 from streamline.record import find_type, type_name
@@ -104,7 +104,14 @@ def decode_message(header: list[Any], body: memoryview) -> tuple[Message, Cost]:
             return Barrier(Epoch(fields[0]), BarrierKind(fields[1]), fields[2]), FREE
         if kind == FrameKind.END_OF_INPUT:
             return END_OF_INPUT, FREE
-    except (ValueError, TypeError, IndexError, KeyError) as error:
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+        SyntaxError,
+    ) as error:
         raise ProtocolError(f"a frame is damaged: {error}") from error
     raise ProtocolError(f"a frame of unknown kind {kind}")
 
@@ -161,6 +168,11 @@ def _encode_columns(channel: ChannelId, batch: ColumnBatch, cost: Cost) -> Buffe
     for name, column in batch.columns.items():
         if column.dtype == object:
             data: bytes | memoryview = encode(column.tolist())
+        elif column.dtype.kind not in "biuf":
+            raise EncodeError(
+                f"column {name!r} of type {column.dtype} cannot leave its process; make it one of "
+                "numbers, bools or Python objects"
+            )
         else:
             data = _raw(column)
         columns.append([name, column.dtype.str, len(data)])

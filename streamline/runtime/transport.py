@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, cast
 
-from streamline.errors import ProtocolError, StreamlineError
+from streamline.errors import ProtocolError
 from streamline.ids import ChannelId
 from streamline.runtime.channel import Message, Receiver, Sender
 from streamline.runtime.credits import Cost, Credits
@@ -72,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._limit = limit
         self._nonce = os.urandom(_NONCE_BYTES)
         self._proven = False
+        self._error: Exception | None = None
         self._buffer = bytearray()
         self._transport: asyncio.Transport | None = None
 
@@ -83,7 +84,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        self._on_lost(self, exc)
+        self._on_lost(self, self._error or exc)
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
@@ -101,7 +102,7 @@ class Connection(asyncio.Protocol):
                 # Copied once: columns refer to it and outlive the receive buffer.
                 self._take(memoryview(bytes(view[start + LENGTH.size : end])))
                 start = end
-        except StreamlineError as error:
+        except Exception as error:  # noqa: BLE001 - whatever a peer sends costs it the connection
             view.release()
             self._buffer = bytearray()
             self.close(error)
@@ -124,7 +125,8 @@ class Connection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self, error: Exception | None = None) -> None:
-        """Close; ``on_lost`` follows."""
+        """Close; ``on_lost`` follows, with the error."""
+        self._error = self._error or error
         if self._transport is not None:
             self._transport.abort() if error else self._transport.close()
 
@@ -213,6 +215,10 @@ class Exchange:
     def begin(self, generation: int) -> None:
         """Drop everything of the generation before; its channels break."""
         self._generation = generation
+        for sender in self._senders.values():
+            sender.break_off()
+        for receiver in self._receivers.values():
+            receiver.break_off()
         for link in [*self._links.values(), *self._early.values()]:
             if link.peer[1] != generation:
                 link.close()
@@ -328,12 +334,14 @@ class Exchange:
         if worker < 0:
             self.refused += 1
             return
+        if self._early.get(worker) is link:
+            del self._early[worker]
         if self._links.get(worker) is link:
             del self._links[worker]
             for channel, other in self._worker_of.items():
                 if other != worker or generation != self._generation:
                     continue
                 if channel in self._senders:
-                    self._senders[channel].break_off()
+                    self._senders[channel].break_off(error)
                 else:
-                    self._receivers[channel].break_off()
+                    self._receivers[channel].break_off(error)

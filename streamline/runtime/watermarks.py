@@ -9,7 +9,8 @@ class WatermarkMerger:
     """Keeps the event time of ``inputs`` channels.
 
     The merged watermark never goes back. When all inputs are idle it is the highest of them:
-    none of them will bring anything older than what it has promised already.
+    none of them will bring anything older than what it has promised already. Inputs that have
+    ended do not count.
 
     >>> merger = WatermarkMerger(2)
     >>> merger.update(0, Watermark(5)), merger.update(1, Watermark(3))
@@ -42,11 +43,14 @@ class WatermarkMerger:
         return self._merge()
 
     def _merge(self) -> Watermark | None:
-        busy = [watermark.timestamp for watermark in self._of if not watermark.idle]
+        going_on = [watermark for watermark in self._of if watermark.timestamp < MAX_TIMESTAMP]
+        busy = [watermark.timestamp for watermark in going_on if not watermark.idle]
         if busy:
             merged = Watermark(min(busy))
+        elif going_on:
+            merged = Watermark(max(watermark.timestamp for watermark in going_on), idle=True)
         else:
-            merged = Watermark(max(watermark.timestamp for watermark in self._of), idle=True)
+            merged = Watermark(MAX_TIMESTAMP)
         if merged.timestamp < self._merged.timestamp:
             merged = Watermark(self._merged.timestamp, merged.idle)
         if merged == self._merged:

@@ -1,0 +1,1 @@
+"""Unit tests: the deciding code and the leaves, without processes, sleeping or mocks."""

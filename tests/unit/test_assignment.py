@@ -1,0 +1,151 @@
+"""Assignment: tasks to workers, partitions to readers, old state to new tasks."""
+
+from typing import Any
+
+import pytest
+
+from streamline.coordinator.assignment import make_restores, place_tasks, workers_needed
+from streamline.errors import StateError
+from streamline.ids import TaskId
+from streamline.keys import KeyGroupRange, owned_range
+from streamline.state.manifest import Manifest, StateFile, StateHandle, TaskSnapshot
+from tests.unit.small import plan
+
+WIDE = plan("in -> sum hash\nsum -> out", 2)
+
+
+def snapshot(node: str, index: int = 0, of: int = 1, **parts: Any) -> TaskSnapshot:
+    return TaskSnapshot(node, index, [node], of, 7, owned_range(index, of, 128), **parts)
+
+
+def manifest(*tasks: TaskSnapshot, max_parallelism: int = 128) -> Manifest:
+    return Manifest("test", 7, "checkpoint", 0, 0, max_parallelism, {}, list(tasks))
+
+
+def keyed(index: int, of: int, nodes: tuple[str, ...] = ("sum", "out")) -> TaskSnapshot:
+    key_range = owned_range(index, of, 128)
+    files = [StateFile("1.sst", f"{index}/{of}", 1)]
+    state = StateHandle(key_range, list(nodes), files, {"tables": [{"node": nodes[0]}]})
+    return snapshot(nodes[0], index, of, state=state)
+
+
+def test_tasks_of_one_index_stand_together() -> None:
+    placed = place_tasks(plan("in -> sum hash x3\nsum -> out rebalance x1", 2), [10, 11])
+    assert {str(task): worker for task, worker in placed.items()} == {
+        "in[0]": 10,
+        "in[1]": 11,
+        "sum[0]": 10,
+        "sum[1]": 11,
+        "sum[2]": 10,
+        "out[0]": 10,
+    }
+
+
+def test_as_many_workers_as_the_widest_stage_has_tasks() -> None:
+    assert workers_needed(plan("in -> sum hash x3\nsum -> out rebalance x1", 2)) == 3
+
+
+def test_from_scratch() -> None:
+    restores = make_restores(WIDE, None, {"in": ["a", "b", "c"]})
+    assert set(restores) == set(WIDE.tasks())
+    assert restores[TaskId("in", 0)].positions == {"in": {"a": None, "c": None}}
+    assert restores[TaskId("in", 1)].positions == {"in": {"b": None}}
+    assert not any(restore.restored for restore in restores.values())
+    assert restores[TaskId("sum", 0)].positions == {}
+
+
+@pytest.mark.parametrize("parallelism", range(1, 7))
+def test_each_partition_is_dealt_once_at_its_own_position(parallelism: int) -> None:
+    old = manifest(
+        snapshot("in", 0, 2, sources={"in": {"b": 2, "d": 4}}),
+        snapshot("in", 1, 2, sources={"in": {"a": 1, "gone": 9}}),
+    )
+    now = plan("in -> sum hash\nsum -> out", parallelism)
+    restores = make_restores(now, old, {"in": ["a", "b", "c", "d"]})
+    dealt = [
+        pair
+        for task, restore in restores.items()
+        for pair in restore.positions.get("in", {}).items()
+    ]
+    # One the checkpoint knows goes on although nobody lists it; a new one begins.
+    assert sorted(dealt) == [("a", 1), ("b", 2), ("c", None), ("d", 4), ("gone", 9)]
+    counts = [len(restores[TaskId("in", i)].positions.get("in", {})) for i in range(parallelism)]
+    assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.parametrize("before", [1, 2, 3, 5, 128])
+@pytest.mark.parametrize("after", [1, 2, 4, 7])
+def test_state_goes_to_whoever_owns_some_of_its_groups(before: int, after: int) -> None:
+    old = manifest(*[keyed(index, before) for index in range(before)])
+    now = plan("in -> sum hash\nsum -> out", after)
+    restores = make_restores(now, old, {})
+    for index in range(after):
+        mine = owned_range(index, after, 128)
+        stage = next(stage for stage in now.stages if "sum" in stage.node_ids)
+        handles = restores[TaskId(stage.id, index)].state
+        covered = {g for handle in handles for g in range(*handle.key_range)}
+        assert covered >= set(range(*mine))
+        for handle in handles:
+            assert set(range(*handle.key_range)) & set(range(*mine))
+
+
+def test_state_goes_to_the_stage_of_its_node_only() -> None:
+    now = plan("in -> sum hash\nsum -> count hash\ncount -> out", 2)
+    old = manifest(keyed(0, 1, ("sum",)), keyed(0, 1, ("count", "out")))
+    restores = make_restores(now, old, {})
+    assert [len(restores[TaskId(n, 0)].state) for n in ("in", "sum", "count")] == [0, 1, 1]
+    assert restores[TaskId("sum", 1)].state[0].nodes == ["sum"]
+
+
+def test_committables_go_to_index_0_alone_and_none_is_left_out() -> None:
+    old = manifest(
+        snapshot("sum", 0, 2, sinks={"out": ["x"]}),
+        snapshot("sum", 1, 2, sinks={"out": ["y", "z"]}),
+    )
+    restores = make_restores(WIDE, old, {})
+    assert restores[TaskId("sum", 0)].committables["out"] == ["x", "y", "z"]
+    assert restores[TaskId("sum", 1)].committables == {}
+
+
+def test_every_task_knows_from_which_checkpoint_it_goes_on() -> None:
+    for old, epoch in ((None, 0), (manifest(), 7)):
+        restores = make_restores(WIDE, old, {}, lineage="life")
+        assert {(restore.epoch, restore.lineage) for restore in restores.values()} == {
+            (epoch, "life")
+        }
+
+
+def test_every_task_sees_what_all_old_copies_of_an_operator_had() -> None:
+    old = manifest(
+        snapshot("in", 0, 2, operators={"in": 1}), snapshot("in", 1, 2, operators={"in": 2})
+    )
+    restores = make_restores(WIDE, old, {})
+    assert restores[TaskId("in", 0)].operators == {"in": [1, 2]}
+    assert restores[TaskId("in", 1)].operators == {"in": [1, 2]}
+    assert restores[TaskId("sum", 0)].operators == {}
+    assert all(restore.restored for restore in restores.values())
+
+
+@pytest.mark.parametrize(
+    ("old", "said"),
+    [
+        (manifest(snapshot("x", sources={"x": {"a": 1}})), "state of node 'x'"),
+        (manifest(snapshot("x", sinks={"x": ["committable"]})), "state of node 'x'"),
+        (manifest(keyed(0, 1, ("x",))), "state of node 'x'"),
+        (manifest(max_parallelism=64), "max_parallelism=64, the job now has 128"),
+    ],
+    ids=["source", "sink", "keyed", "max_parallelism"],
+)
+def test_what_does_not_fit_is_refused_with_the_remedy(old: Manifest, said: str) -> None:
+    with pytest.raises(StateError, match=said) as error:
+        make_restores(WIDE, old, {})
+    assert "--fresh" in str(error.value)
+
+
+def test_a_removed_node_that_left_nothing_is_no_obstacle() -> None:
+    old = manifest(snapshot("x", sinks={"x": []}, operators={"x": 1}))
+    assert make_restores(WIDE, old, {})[TaskId("in", 0)].restored
+
+
+def test_ranges_of_the_plan_are_those_of_the_keys() -> None:
+    assert WIDE.key_range(TaskId("sum", 1)) == KeyGroupRange(64, 128)
