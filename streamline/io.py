@@ -146,6 +146,15 @@ class SourceReader(ABC, Generic[T]):
     async def close(self) -> None:
         """Let go of everything; may be called at any time, also twice."""
 
+    @property
+    def watermark(self) -> int | None:
+        """Event time that no later record is to fall behind, or None if the reader cannot tell.
+
+        The task asks before each ``poll`` and hands it on. It follows from the positions, so
+        that a restored reader says the same; ``with_timestamps`` may go further, never back.
+        """
+        return None
+
     async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
         """A checkpoint with these positions is complete. For monitoring only; may be missed."""
 

@@ -163,6 +163,7 @@ class Task:
         self._ended_inputs: set[int] = set()
         self._source_ended = False
         self._said_idle = False
+        self._reached = MIN_TIMESTAMP
         self._held: int | None = None
         self._draining: int | None = None
         self._drained = False
@@ -343,6 +344,11 @@ class Task:
         assert reader is not None and self._source is not None
         if self._held is not None or self._source_ended:
             return None
+        reached = reader.watermark
+        if reached is not None and reached > self._reached:
+            self._reached = reached
+            self._chain.head.watermark(Watermark(reached))
+            return self._after_batch()
         batch = reader.poll()
         if self._dead:
             letters, self._dead[:] = list(self._dead), []
@@ -350,6 +356,11 @@ class Task:
         if batch is not None:
             self._chain.head.emit(batch)
             return self._after_batch()
+        return self._after_nothing(reader)
+
+    def _after_nothing(self, reader: SourceReader[Any]) -> Step | None:
+        """The source has nothing right now, or ever."""
+        assert self._source is not None
         if not reader.active and not self._source.bounded and not self._said_idle:
             self._said_idle = True  # no partition to read: nobody is to wait for us
             self._chain.head.watermark(Watermark(MIN_TIMESTAMP, idle=True))
