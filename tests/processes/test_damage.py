@@ -22,13 +22,13 @@ def test_the_checkpoint_before_is_used(
     run.end()
     manifest = newest(tmp_path)
     before = sorted((tmp_path / "state" / "checkpoints").glob("*/MANIFEST"))
-    assert len(before) == 2
+    assert len(before) >= 2  # a third is there if it was killed before it removed the first
     if how == "no manifest":
         manifest.unlink()
     elif how == "cut manifest":
         manifest.write_bytes(manifest.read_bytes()[:-100])
     else:
-        other = before[0].read_bytes()
+        other = before[-2].read_bytes()
         shared = (tmp_path / "state" / "checkpoints" / "shared").iterdir()
         mine = [
             file

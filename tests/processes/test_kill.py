@@ -78,6 +78,20 @@ def test_everything_is_killed_at_random_moments(
         assert results(run.output) == wanted
 
 
+def test_a_dead_worker_is_noticed_within_a_second(large: Path, tmp_path: Path) -> None:
+    import time
+
+    run = Run("tumbling", tmp_path, input=large, parallelism=2)
+    run.wait_for("checkpoints/00000001/MANIFEST")
+    run.workers()[0].send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    assert run.process.stderr is not None
+    while "was killed (SIGKILL)" not in run.process.stderr.readline():
+        assert run.process.poll() is None
+    assert time.monotonic() - killed < 1
+    run.finish()
+
+
 def test_a_worker_that_is_busy_does_not_count_as_dead(tmp_path: Path) -> None:
     """A user function that holds the interpreter's lock for two seconds."""
     (tmp_path / "in.txt").write_text("a\nb\n")
