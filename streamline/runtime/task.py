@@ -275,7 +275,16 @@ class Task:
                 dead_letter=self._dead.append,
             )
         )
-        reader.assign(restore.positions.get(node.id, {}))
+        positions = restore.positions.get(node.id, {})
+        reader.assign(positions)
+        if services.config.check_invariants:
+            read_on = reader.snapshot()
+            for partition, position in positions.items():
+                if position is not None and read_on.get(partition) != position:
+                    raise InvariantError(
+                        f"{self.id} reads {partition} from {read_on.get(partition)!r}, but the "
+                        f"checkpoint says {position!r}"
+                    )
 
     def _operator_context(self, node: NodeId, counters: Counters, keyed: bool) -> OperatorContext:
         return OperatorContext(
@@ -392,6 +401,8 @@ class Task:
                 self._chain.head.emit(message)
                 return self._after_batch()
             if isinstance(message, Watermark):
+                if self._services.config.check_invariants:
+                    self._watermarks.check(index, message)
                 merged = self._watermarks.update(index, message)
                 if merged is not None:
                     self._chain.head.watermark(merged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamline.errors import InvariantError
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 
 
@@ -25,6 +26,18 @@ class WatermarkMerger:
     def merged(self) -> Watermark:
         """The watermark last returned."""
         return self._merged
+
+    def check(self, index: int, watermark: Watermark) -> None:
+        """Refuse one that goes back; every operator is to see to it that its own do not.
+
+        Raises:
+            InvariantError: If it does.
+        """
+        before = self._of[index].timestamp
+        if watermark.timestamp < before:
+            raise InvariantError(
+                f"the watermark of input {index} goes back from {before} to {watermark.timestamp}"
+            )
 
     def update(self, index: int, watermark: Watermark) -> Watermark | None:
         """A watermark came on an input.
