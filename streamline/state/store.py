@@ -12,6 +12,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from streamline.errors import CheckpointError
 from streamline.state.manifest import DIGEST_BYTES, Manifest, StateFile, unneeded
 
 _CHUNK = 1 << 20
+_numbers = count()
 _EPOCH = re.compile(r"\d{8,}")
 
 
@@ -218,7 +220,8 @@ class DirectoryStore(CheckpointStore):
     def put_file(self, source: Path, digest: str) -> None:
         self._shared.mkdir(parents=True, exist_ok=True)
         target = self._shared / digest
-        temporary = self._shared / f".{digest}.{os.getpid()}"
+        # Tasks of one process may store files of equal content at the same time.
+        temporary = self._shared / f".{digest}.{os.getpid()}.{next(_numbers)}"
         temporary.unlink(missing_ok=True)
         try:
             os.link(source, temporary)
