@@ -74,7 +74,7 @@ class ReaderContext:
     Attributes:
         node: Name of the source in the job, for messages.
         index: Which parallel copy this is, of ``parallelism``.
-        batch_rows: Most records that one ``poll`` may return.
+        batch_rows: About how many records one ``poll`` is to return at most.
         layout: What the job would like; a reader may answer with the other.
         clock: The time.
         counters: To be counted up: ``bytes_in``, ``skipped``, ``dead_letters``.

@@ -23,6 +23,7 @@ import cloudpickle
 
 from streamline.dsl.job import Job
 from streamline.errors import StreamlineError, UsageError
+from streamline.operators.user_code import is_ours
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
@@ -183,11 +184,8 @@ def _user_line(error: BaseException, path: str) -> int | None:
 
 
 def _user_trace(error: BaseException) -> str:
-    own = str(Path(__file__).parent)
     frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith(own)
+        frame for frame in traceback.extract_tb(error.__traceback__) if not is_ours(frame.filename)
     ]
     head = "Traceback (most recent call last):\n"
     tail = "".join(traceback.format_exception_only(error))

@@ -8,7 +8,8 @@ import traceback
 import click
 
 from streamline.cli.plan import plan
-from streamline.cli.run import run
+from streamline.cli.run import CANCELED, run
+from streamline.cli.streams import silence, tell
 from streamline.errors import JobFailedError, StreamlineError, UsageError
 
 FAILED, USAGE = 1, 2
@@ -30,27 +31,39 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        cli.main(arguments, standalone_mode=False)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
+        status = _call(arguments, debug=debug)
+        sys.stdout.flush()
+    except OSError as error:  # all others are told as what they mean, where they happen
+        silence(1)
+        if not isinstance(error, BrokenPipeError):
+            tell(f"streamline: standard output cannot be written: {error}")
+        status = FAILED
+    sys.exit(status)
+
+
+def _call(arguments: list[str], *, debug: bool) -> int:
+    try:
+        # Without its standalone mode click returns the status instead of exiting.
+        status = cli.main(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        tell(error.format_message())
+        return USAGE
     except click.ClickException as error:
         where = getattr(error, "ctx", None)
         more = f" (see {where.command_path} --help)" if where is not None else ""
-        print(f"streamline: {error.format_message().rstrip('.')}{more}", file=sys.stderr)
-        sys.exit(USAGE)
+        tell(f"streamline: {error.format_message().rstrip('.')}{more}")
+        return USAGE
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(FAILED)
+        return CANCELED
     except StreamlineError as error:
         trace = getattr(error, "trace", "")
         if trace and (debug or not isinstance(error, JobFailedError)):
-            print(trace.rstrip(), file=sys.stderr)
+            tell(trace.rstrip())
         elif debug:
-            traceback.print_exc()
-        print(f"streamline: {error}", file=sys.stderr)
-        sys.exit(USAGE if isinstance(error, UsageError) else FAILED)
+            tell(traceback.format_exc().rstrip())
+        tell(f"streamline: {error}")
+        return USAGE if isinstance(error, UsageError) else FAILED
+    return status if isinstance(status, int) else 0
 
 
 if __name__ == "__main__":

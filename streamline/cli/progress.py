@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from streamline.cli.streams import silence, tell
 from streamline.coordinator.status import JobStatus
 
 _TERMINAL_EVERY_S = 0.2
@@ -55,17 +55,27 @@ class ProgressLine:
         """Show how things stand."""
         line = self._line()
         if self._live is not None:
-            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+            self._refresh(line)
         else:
             self.say("info", line)
 
     def say(self, level: str, text: str) -> None:
         """Print a line that stays."""
-        if self._live is not None:
-            style = {"warning": "yellow", "error": "red"}.get(level, "")
+        if self._live is None:
+            tell(f"{level}: {text}")
+            return
+        style = {"warning": "yellow", "error": "red"}.get(level, "")
+        try:
             self._console.print(Text(text, style=style))
-        else:
-            print(f"{level}: {text}", file=sys.stderr, flush=True)
+        except OSError:
+            silence(2)  # the terminal is gone; the job goes on
+
+    def _refresh(self, line: str) -> None:
+        assert self._live is not None
+        try:
+            self._live.update(Text(line, no_wrap=True, overflow="ellipsis"), refresh=True)
+        except OSError:
+            silence(2)
 
     def _line(self) -> str:
         status, now = self._status, self._now_s()

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import time
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from streamline.cli.options import job_arguments, job_spec
 from streamline.cli.progress import ProgressLine, count, side_counts
+from streamline.cli.streams import tell
 from streamline.config import RuntimeConfig, positive_duration_ms
 from streamline.coordinator.job import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.inline import InlineEngine
-from streamline.engines.local import LocalEngine, LocalSettings
+from streamline.engines.local import STOPPING, LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
 from streamline.errors import CheckpointError, JobFailedError, UsageError
 from streamline.graph import JobGraph
@@ -23,6 +27,9 @@ from streamline.jobfile import JobSpec
 from streamline.plan import make_plan
 from streamline.state.rocksdb import open_rocksdb
 from streamline.state.store import DirectoryStore, open_store
+
+CANCELED = 130
+"""Exit status of a job that was ended at once, as of a command ended by Ctrl-C."""
 
 
 @click.command()
@@ -102,49 +109,63 @@ def run(
         table_entries=table_entries,
         restart_budget=max_restarts,
     )
-    state = StateDir(state_dir or Path(".streamline") / graph.name, graph.name)
+    request = Request(spec, graph, parallelism, engine, config, origin, fresh)
+    # A signal waits until there is something that can be stopped.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
-        status = _run(spec, graph, state, parallelism, engine, config, origin, fresh)
+        with closing(StateDir(state_dir or Path(".streamline") / graph.name, graph.name)) as state:
+            status = _run(request, state)
     finally:
-        state.close()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     if as_json:
-        print(json.dumps(_as_dict(status)))
+        print(json.dumps(_as_dict(status)), flush=True)
     if status.state == JobState.FAILED:
         error = JobFailedError(f"job {graph.name!r} failed: {status.reason}")
         error.trace = status.trace  # type: ignore[attr-defined]
         raise error
     if status.state == JobState.CANCELED:
-        raise click.exceptions.Exit(130)
+        raise click.exceptions.Exit(CANCELED)
 
 
-def _run(
-    spec: JobSpec,
-    graph: JobGraph,
-    state: StateDir,
-    parallelism: int,
-    engine: str,
-    config: RuntimeConfig,
-    origin: str | None,
-    fresh: bool,
-) -> JobStatus:
+@dataclass(frozen=True)
+class Request:
+    """What is to be run, and how."""
+
+    spec: JobSpec
+    graph: JobGraph
+    parallelism: int
+    engine: str
+    config: RuntimeConfig
+    origin: str | None
+    fresh: bool
+
+
+def _run(request: Request, state: StateDir) -> JobStatus:
+    name = request.graph.name
     said: list[tuple[str, str]] = []
-    if state.finished and not fresh:
-        said.append(("info", f"job {graph.name!r} had finished; it starts over"))
-    if fresh or state.finished:
+    if state.finished and not request.fresh:
+        said.append(("info", f"job {name!r} had finished; it starts over"))
+    over = request.fresh or state.finished
+    if request.origin is not None:
+        _begin_from(request.origin, state, replace=over)
+        said.append(("info", f"beginning from the checkpoints in {request.origin}"))
+    elif over:
         state.start_over()
-    if origin is not None:
-        _begin_from(origin, state)
-        said.append(("info", f"beginning from the checkpoints in {origin}"))
     elif state.has_checkpoint:
-        said.append(("info", f"continuing job {graph.name!r} from {state.root}"))
-        said += _changed(state.params, spec.params)
-    state.params = spec.params
+        said.append(("info", f"continuing job {name!r} from {state.root}"))
+        said += _changed(state.params, request.spec.params)
+    state.params = request.spec.params
     began = time.monotonic()
-    if engine == "inline":
-        status = _run_inline(graph, state, parallelism, config, said)
+    if request.engine == "inline":
+        status = _run_inline(request, state, said)
     else:
         settings = LocalSettings(
-            spec, graph, parallelism, config, str(state.checkpoints), state.live
+            request.spec,
+            request.graph,
+            request.parallelism,
+            request.config,
+            str(state.checkpoints),
+            state.live,
         )
         status = asyncio.run(_run_local(settings, said))
     if status.state == JobState.FINISHED:
@@ -166,51 +187,61 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str
     return [("warning", text)]
 
 
-def _begin_from(origin: str, state: StateDir) -> None:
-    """Copy another run's newest checkpoint into the state folder."""
-    if state.has_checkpoint:
+def _begin_from(origin: str, state: StateDir, *, replace: bool) -> None:
+    """Bring another run's newest checkpoint into the state folder.
+
+    Only when it is found whole are the folder's own checkpoints given up.
+    """
+    if state.has_checkpoint and not replace:
         raise UsageError(
             f"{state.root} has checkpoints of its own; give --fresh together with --from, or "
             "another --state-dir"
         )
     path = Path(origin)
-    inner = path / "checkpoints"
-    source = open_store(str(inner) if inner.is_dir() else origin)
     if "://" not in origin and not path.exists():
         raise UsageError(f"--from {origin}: there is no such folder")
+    if path.resolve() in (state.root.resolve(), state.checkpoints.resolve()):
+        raise UsageError(
+            f"--from {origin} is the job's own state folder; leave --from out to go on from it"
+        )
+    inner = path / "checkpoints"
+    source = open_store(str(inner) if inner.is_dir() else origin)
     manifest, _ = source.latest_usable()
     if manifest is None:
         raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
-    target = DirectoryStore(state.checkpoints)
     folder = state.live / "from"
     folder.mkdir(parents=True)
-    for file in {file.digest: file for file in manifest.files()}.values():
+    files = {file.digest: file for file in manifest.files()}
+    for file in files.values():
         source.fetch(file, folder / file.digest)
-        target.put_file(folder / file.digest, file.digest)
+    state.start_over()
+    target = DirectoryStore(state.checkpoints)
+    for digest in files:
+        target.put_file(folder / digest, digest)
     target.write_manifest(manifest)
 
 
-def _run_inline(
-    graph: JobGraph,
-    state: StateDir,
-    parallelism: int,
-    config: RuntimeConfig,
-    said: list[tuple[str, str]],
-) -> JobStatus:
-    lines = ProgressLine(JobStatus(graph.name))
+def _run_inline(request: Request, state: StateDir, said: list[tuple[str, str]]) -> JobStatus:
+    lines = ProgressLine(JobStatus(request.graph.name))
     for level, text in said:
         lines.say(level, text)
     engine = InlineEngine(
-        graph,
+        request.graph,
         store=DirectoryStore(state.checkpoints),
         open_kv=open_rocksdb,
         directory=state.live,
-        parallelism=parallelism,
-        config=config,
+        parallelism=request.parallelism,
+        config=request.config,
         run=f"{time.time_ns():x}",
         say=lines.say,
     )
-    return engine.run()
+    before = {number: signal.signal(number, lambda *_: engine.interrupt()) for number in STOPPING}
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    try:
+        return engine.run()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _run_local(settings: LocalSettings, said: list[tuple[str, str]]) -> JobStatus:
@@ -247,7 +278,7 @@ def _sum_up(status: JobStatus, seconds: float, state: StateDir) -> None:
         text += f" ({rate:,.0f}/s)"
     if status.state == JobState.STOPPED:
         text += f"; the same command goes on from {state.root}"
-    click.echo(text, err=True)
+    tell(text)
 
 
 def _as_dict(status: JobStatus) -> dict[str, object]:

@@ -173,6 +173,7 @@ class InlineEngine:
         self._counted: dict[tuple[int, TaskId], dict[NodeId, Counters]] = {}
         self._steps = 0
         self._stop_at: int | None = None
+        self._interrupts = self._obeyed = 0
         self.status = JobStatus(
             graph.name,
             parallelism=parallelism,
@@ -197,6 +198,8 @@ class InlineEngine:
                 self.step()
                 if self._steps == self._stop_at:
                     self.stop()
+                if self._interrupts > self._obeyed:
+                    self._obey_interrupt()
                 if max_steps is not None and self._steps > max_steps:
                     raise InvariantError(
                         f"job {self._graph.name!r} has not ended by {max_steps} steps"
@@ -210,9 +213,21 @@ class InlineEngine:
         """Drain, checkpoint and end; ``run`` or ``step`` carry it out."""
         self._do(self._machine.stop(self._clock.now_ms()))
 
+    def interrupt(self) -> None:
+        """Drain and end; the second time, end at once. May be called by a signal handler."""
+        self._interrupts += 1
+
     def stop_after(self, steps: int) -> None:
         """Have ``run`` call :meth:`stop` after so many steps."""
         self._stop_at = steps
+
+    def _obey_interrupt(self) -> None:
+        self._obeyed = self._interrupts
+        if self._obeyed == 1:
+            self._say("info", "stopping: draining to a last checkpoint (Ctrl-C again ends at once)")
+            self.stop()
+        else:
+            self._do(self._machine.cancel())
 
     def close(self) -> None:
         """Let go of everything."""

@@ -54,6 +54,8 @@ from streamline.runtime.worker import CRASH_VARIABLE, make_probe
 from streamline.state.store import open_store
 
 _DISCOVER_EVERY_S = 2.0
+STOPPING = (signal.SIGINT, signal.SIGTERM)
+"""Signals that stop a job."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +139,9 @@ class LocalEngine:
             How it ended.
         """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOPPING:
             loop.add_signal_handler(number, self.stop)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the caller may have blocked them
         await self._pool.open()
         discovering = asyncio.ensure_future(self._discover())
         try:
@@ -150,7 +153,7 @@ class LocalEngine:
             self._collect()
         finally:
             discovering.cancel()
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in STOPPING:
                 loop.remove_signal_handler(number)
             await self._pool.close()
             await asyncio.gather(discovering, *self._background, return_exceptions=True)

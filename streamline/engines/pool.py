@@ -89,8 +89,11 @@ class ProcessPool:
     async def close(self) -> None:
         """End all workers: ask, wait a little, kill."""
         self._closing = True
-        for worker in list(self._writers):
-            self.send(worker, Quit())
+        for worker, process in self._processes.items():
+            if worker in self._writers:
+                self.send(worker, Quit())
+            else:
+                process.kill()  # it is just starting, and knows of nothing yet
         processes = list(self._processes.values())
         waits = [asyncio.to_thread(process.wait, _END_WAIT_S) for process in processes]
         for process, result in zip(

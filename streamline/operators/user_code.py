@@ -8,8 +8,15 @@ from pathlib import Path
 
 from streamline.errors import UserFunctionError
 
-_OWN = str(Path(__file__).resolve().parent.parent)
+_PACKAGE = Path(__file__).resolve().parent.parent
+# In a checkout the connectors stand beside the package.
+_OWN = (f"{_PACKAGE}/", f"{_PACKAGE.parent}/connectors/", "<streamline")
 _RECORD_CHARS = 200
+
+
+def is_ours(filename: str) -> bool:
+    """Whether code is streamline's and not the user's."""
+    return filename.startswith(_OWN)
 
 
 def shorten(record: object, limit: int = _RECORD_CHARS) -> str:
@@ -32,9 +39,7 @@ def user_error(operator: str, error: BaseException, record: object) -> UserFunct
     if isinstance(error, UserFunctionError):
         return error
     frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_OWN, "<streamline"))
+        frame for frame in traceback.extract_tb(error.__traceback__) if not is_ours(frame.filename)
     ]
     where = ""
     if frames:

@@ -460,7 +460,7 @@ class TaskState(StateBackend):
         self._writing = self._all_writes()
 
     def _all_writes(self) -> Iterator[Writes]:
-        for table in self._tables.values():
+        for table in list(self._tables.values()):  # others may be made while it is written
             yield from table.writes()
 
     def _finish_writing(self) -> None:

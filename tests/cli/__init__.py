@@ -1,0 +1,1 @@
+"""The command line as a user meets it: real processes, exit statuses, and what is said."""

@@ -1,0 +1,1 @@
+"""What is shipped: the wheel, what is in it, and that it works where only it is installed."""

@@ -1,0 +1,1 @@
+"""streamline.testing, and its contract kits applied to what streamline brings."""
