@@ -46,7 +46,7 @@ class Expr:
     True
     """
 
-    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+    def _source(self, row: str, by_item: bool | None, names: dict[str, Any]) -> str:
         """Python source that computes it from the variable ``row``; literals go to ``names``."""
         raise NotImplementedError
 
@@ -57,13 +57,13 @@ class Expr:
         """The fields it reads."""
         raise NotImplementedError
 
-    def source(self, row: str, names: dict[str, Any], *, by_item: bool) -> str:
+    def source(self, row: str, names: dict[str, Any], *, by_item: bool | None) -> str:
         """Python source of the value for one row.
 
         Args:
             row: The name of the variable that holds the row.
             names: Filled with what the source refers to besides the row.
-            by_item: Rows are dicts, not records.
+            by_item: Rows are dicts, not records; None if that is only known of each row.
         """
         return self._source(row, by_item, names)
 
@@ -76,7 +76,7 @@ class Expr:
 
         return evaluate
 
-    def _compile(self, *, by_item: bool) -> Callable[[Any], Any]:
+    def _compile(self, *, by_item: bool | None) -> Callable[[Any], Any]:
         names: dict[str, Any] = {}
         source = f"lambda row: {self._source('row', by_item, names)}"
         function: Callable[[Any], Any] = eval(source, names)
@@ -198,6 +198,10 @@ class Expr:
     __hash__ = object.__hash__
 
 
+def _field(row: Any, name: str) -> Any:
+    return row[name] if isinstance(row, dict) else getattr(row, name)
+
+
 class _Column(Expr):
     def __init__(self, name: str) -> None:
         self.name = name
@@ -205,7 +209,10 @@ class _Column(Expr):
     def __repr__(self) -> str:
         return f"col({self.name!r})"
 
-    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+    def _source(self, row: str, by_item: bool | None, names: dict[str, Any]) -> str:
+        if by_item is None:
+            names["field"] = _field
+            return f"field({row}, {self.name!r})"
         if by_item:
             return f"{row}[{self.name!r}]"
         if not self.name.isidentifier():
@@ -226,7 +233,7 @@ class _Literal(Expr):
     def __repr__(self) -> str:
         return repr(self.value)
 
-    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+    def _source(self, row: str, by_item: bool | None, names: dict[str, Any]) -> str:
         name = f"literal_{len(names)}"
         names[name] = self.value
         return name
@@ -245,7 +252,7 @@ class _Binary(Expr):
     def __repr__(self) -> str:
         return f"({self.left} {self.sign} {self.right})"
 
-    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+    def _source(self, row: str, by_item: bool | None, names: dict[str, Any]) -> str:
         left = self.left._source(row, by_item, names)
         right = self.right._source(row, by_item, names)
         return f"({left} {self.sign} {right})"
@@ -264,7 +271,7 @@ class _Not(Expr):
     def __repr__(self) -> str:
         return f"~{self.inner}"
 
-    def _source(self, row: str, by_item: bool, names: dict[str, Any]) -> str:
+    def _source(self, row: str, by_item: bool | None, names: dict[str, Any]) -> str:
         return f"(not {self.inner._source(row, by_item, names)})"
 
     def _columns(self, batch: ColumnBatch) -> Any:

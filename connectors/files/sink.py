@@ -131,13 +131,13 @@ class FileWriter(SinkWriter[T]):
         context = self._context
         place = f"{context.lineage}-{context.index:05d}-{epoch:08d}"
         final = f"part-{self._tag}-{place}-{context.run}{self._suffix}"
-        return [[path.name, final]]
+        return [[str(self._folder.absolute()), path.name, final]]
 
     async def commit(self, committables: list[Committable]) -> None:
-        for name, final in committables:
-            target = self._folder / final
+        for folder, name, final in committables:  # the folder of then: the job may have another now
+            target = Path(folder) / final
             try:
-                (self._pending / name).replace(target)
+                (Path(folder) / PENDING / name).replace(target)
             except FileNotFoundError:
                 if not target.exists():
                     raise ConnectorError(
@@ -147,8 +147,8 @@ class FileWriter(SinkWriter[T]):
                     ) from None
             except OSError as error:
                 raise self._broken(target, error) from error
-        if committables:
-            _sync(self._folder)
+        for folder in {folder for folder, _, _ in committables}:
+            _sync(Path(folder))
 
     async def close(self) -> None:
         if self._file is not None:
@@ -160,8 +160,10 @@ class FileWriter(SinkWriter[T]):
             pass  # not there, or files of others are in it
 
     def _begin(self) -> IO[bytes]:
-        self._pending.mkdir(parents=True, exist_ok=True)
         context = self._context
+        if not self._pending.is_dir():
+            self._pending.mkdir(parents=True, exist_ok=True)
+            _sync(self._folder)
         self._number += 1
         name = f"{self._tag}-{context.run}-{context.index:05d}-{self._number:08d}{self._suffix}"
         self._path = self._pending / name

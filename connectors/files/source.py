@@ -23,6 +23,7 @@ from streamline.messages import MIN_TIMESTAMP
 
 T = TypeVar("T")
 _OPEN_FILES = 64
+_PIECES_PER_POLL = 16
 _FIRST_LINE_BYTES = 64
 _SHOWN_BYTES = 120
 
@@ -155,7 +156,7 @@ class FileReader(SourceReader[T]):
                     self._fresh.append(lane)
 
     def poll(self) -> Batch | None:
-        while True:
+        for _ in range(_PIECES_PER_POLL):
             partition = self._choose()
             if partition is None:
                 self._quiet.clear()
@@ -163,6 +164,7 @@ class FileReader(SourceReader[T]):
             batch = self._read(partition)
             if batch is not None:
                 return batch
+        return None  # nothing but bad lines; barriers have their turn too
 
     async def wait(self) -> None:
         if self._source.follow:

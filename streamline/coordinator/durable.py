@@ -40,6 +40,8 @@ def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
             f"the checkpoints are of job {manifest.job!r}, not of {graph.name!r}; give another "
             "--state-dir, or start over with --fresh"
         )
+    if manifest is not None:
+        store.discard_newer(manifest.epoch)
     sweep(store)
     return Loaded(manifest, problems=problems)
 

@@ -590,7 +590,9 @@ class JobMachine:
         if report.fatal:
             self._end(JobState.FAILED, report.reason, report.trace)
             return
-        self._fail_attempt(report.reason, now_ms, repeatable=True, trace=report.trace)
+        self._fail_attempt(
+            report.reason, now_ms, repeatable=True, trace=report.trace, echo=report.echo
+        )
 
     def _fail_attempt(
         self,
@@ -600,6 +602,7 @@ class JobMachine:
         repeatable: bool,
         trace: str = "",
         worker_lost: bool = False,
+        echo: bool = False,
     ) -> None:
         """The attempt is over: fence it, then try again or give up."""
         if self._resume_at_ms is not None and not worker_lost:
@@ -614,11 +617,11 @@ class JobMachine:
             budget = f" (gave up after {self._restarts.budget})" if repeatable else ""
             self._end(JobState.FAILED, f"{reason}{budget}", trace)
             return
-        if reason == self._last_failure:
+        if reason == self._last_failure and not echo:
             again = "; it failed the same way twice without a checkpoint in between"
             self._end(JobState.FAILED, reason + again, trace)
             return
-        self._last_failure = None if worker_lost else reason
+        self._last_failure = None if worker_lost or echo else reason
         if self.state == JobState.STOPPING:
             self._stop_asked = True
         if self.state != JobState.RECOVERING and self.state != JobState.STARTING:

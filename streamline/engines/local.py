@@ -27,6 +27,7 @@ from streamline.coordinator.job import (
     EnsureWorkers,
     Instruction,
     JobMachine,
+    JobState,
     LoadCheckpoint,
     Say,
     StopTasks,
@@ -35,7 +36,7 @@ from streamline.coordinator.job import (
 )
 from streamline.coordinator.status import JobStatus
 from streamline.engines.pool import ProcessPool
-from streamline.errors import StreamlineError
+from streamline.errors import InvariantError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import TaskId
 from streamline.io import Sink, Source
@@ -202,7 +203,11 @@ class LocalEngine:
             self._collect()
         else:
             report: Report = message
-            self._do(self._machine.on_report(report, self._now()))
+            try:
+                self._do(self._machine.on_report(report, self._now()))
+            except InvariantError as error:
+                self._ended = Ended(JobState.FAILED, f"the coordinator failed: {error}")
+                self._wake.set()
 
     def _collect(self) -> None:
         """Sum up what the workers have counted."""

@@ -11,6 +11,7 @@ import asyncio
 import hmac
 import os
 import secrets
+import shutil
 import signal
 import struct
 import subprocess
@@ -133,11 +134,14 @@ class ProcessPool:
         process.stdin.write(encode(settings))
         process.stdin.close()
         self._processes[worker] = process
-        self._watchers[worker] = asyncio.ensure_future(self._watch(worker, process))
+        self._watchers[worker] = asyncio.ensure_future(
+            self._watch(worker, process, settings.directory)
+        )
 
-    async def _watch(self, worker: int, process: subprocess.Popen[bytes]) -> None:
+    async def _watch(self, worker: int, process: subprocess.Popen[bytes], directory: str) -> None:
         status = await asyncio.to_thread(process.wait)
         self._processes.pop(worker, None)
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         writer = self._writers.pop(worker, None)
         if writer is not None:
             writer.close()
@@ -167,7 +171,7 @@ class ProcessPool:
         try:
             while True:
                 self._on_message(hello.worker, await _read(reader, _MESSAGE_LIMIT))
-        except (OSError, EOFError):
+        except (OSError, EOFError, ProtocolError):
             # The process may hang on after its connection; it is of no use without.
             if process.poll() is None:
                 process.kill()

@@ -79,8 +79,19 @@ class StateDir:
             raise StateError(f"the state folder {self.root} cannot be used: {error}") from error
 
     def start_over(self) -> None:
-        """Forget all checkpoints."""
-        shutil.rmtree(self.checkpoints, ignore_errors=True)
+        """Forget all checkpoints.
+
+        Raises:
+            StateError: If they cannot be removed.
+        """
+        forgotten = self.live / "forgotten"
+        try:
+            self.live.mkdir(parents=True, exist_ok=True)
+            if self.checkpoints.exists():
+                self.checkpoints.rename(forgotten)
+        except OSError as error:
+            raise StateError(f"{self.checkpoints} cannot be removed: {error}") from error
+        shutil.rmtree(forgotten, ignore_errors=True)
         (self.root / "finished").unlink(missing_ok=True)
 
     def mark_finished(self) -> None:

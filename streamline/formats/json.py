@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
@@ -39,6 +40,9 @@ class Json(Format[T]):
             Any if type_ is None else type_
         )
         self._encoder = msgspec.json.Encoder()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self.type_, on_error=self.on_error), ()
 
     def decode_one(self, data: bytes) -> T:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
@@ -30,6 +31,9 @@ class MsgPack(Format[T]):
             Any if type_ is None else type_
         )
         self._encoder = msgspec.msgpack.Encoder()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), self.type_, on_error=self.on_error), ()
 
     def decode_one(self, data: bytes) -> T:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from copy import deepcopy
 from typing import Any, Generic, TypeAlias, TypeVar
 
 from streamline.batch import Batch
@@ -83,12 +84,17 @@ class Aggregation(ABC, Generic[T, A, R]):
         return [f"e[{slot}] = add{slot}(e[{slot}], {value})"]
 
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
-        names[f"merge{slot}"] = self.merge
+        names[f"merge{slot}"] = self._merge_apart
         return [f"a[{slot}] = merge{slot}(a[{slot}], e[{slot}])"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
         names[f"result{slot}"] = self.result
         return f"result{slot}(e[{slot}])"
+
+    def _merge_apart(self, acc: A, other: A) -> A:
+        """Merge; the result may be changed by the next merge, so it must not be ``other``."""
+        merged = self.merge(acc, other)
+        return deepcopy(merged) if merged is other else merged
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({'' if self.field is None else repr(self.field)})"
@@ -295,14 +301,13 @@ class AggregateProgram:
 
     Attributes:
         new: Makes an entry of no values.
-        merge: Adds entry ``e`` into entry ``a``.
+        node: Name of the node.
     """
 
     new: Callable[[], Entry]
-    merge: Callable[[Entry, Entry], None]
 
     def __init__(self, node: str, aggregations: Named) -> None:
-        self._node = node
+        self.node = node
         self._aggregations = aggregations
         self._names: dict[str, Any] = {}
         self._slots: list[int] = []
@@ -326,7 +331,7 @@ class AggregateProgram:
             try:
                 values = aggregation.values(batch)
             except StreamlineError as error:
-                raise UsageError(f"{self._node}: aggregation {name!r}: {error}") from error
+                raise UsageError(f"{self.node}: aggregation {name!r}: {error}") from error
             except Exception as error:
                 raise self._explain_field(aggregation, error, batch) from error
             assert values is not None
@@ -382,13 +387,41 @@ class AggregateProgram:
         try:
             self._add_one(entry, *values)
         except Exception as error:
-            raise user_error(self._node, error, values) from error
+            raise user_error(self.node, error, values) from error
 
-    def copy(self, entry: Entry) -> Entry:
-        """An entry of the same values that may be merged into."""
-        made = self.new()
-        self.merge(made, entry)
-        return made
+    def merge(self, into: Entry, items: Iterable[Entry]) -> None:
+        """Add entries into one.
+
+        Raises:
+            UserFunctionError: If an aggregation cannot merge.
+        """
+        merge = self._merge
+        try:
+            for entry in items:
+                merge(into, entry)
+        except Exception as error:
+            raise user_error(self.node, error, into[1:]) from error
+
+    def merge_all(
+        self, merged: dict[Hashable, Entry], items: Iterable[tuple[Hashable, Entry]]
+    ) -> None:
+        """Add the entries of one slice into those of a window.
+
+        Raises:
+            UserFunctionError: If an aggregation cannot merge.
+        """
+        merge, new, get = self._merge, self.new, merged.get
+        key: Hashable = None
+        try:
+            for key, entry in items:
+                known = get(key)
+                if known is None:
+                    merged[key] = known = new()
+                merge(known, entry)
+        except StreamlineError:
+            raise
+        except Exception as error:
+            raise user_error(self.node, error, {"key": key}) from error
 
     def results(
         self, kind: type[Record], items: Iterable[tuple[Hashable, Entry]], *bounds: int
@@ -437,7 +470,7 @@ class AggregateProgram:
         ]
         exec(compile("\n".join(source), "<streamline aggregations>", "exec"), names)
         self.new = names["new"]
-        self.merge = names["merge"]
+        self._merge = names["merge"]
         self._add = names["add"]
         self._add_one = names["add_one"]
         self._show, self._show_first = names["show"], names["show_first"]
@@ -457,7 +490,7 @@ class AggregateProgram:
                 }
                 record = {"key": seen.get("k"), **values}
             trace = trace.tb_next
-        return user_error(self._node, error, record)
+        return user_error(self.node, error, record)
 
     def _explain_field(
         self, aggregation: Aggregation[Any, Any, Any], error: Exception, batch: Batch
@@ -468,8 +501,8 @@ class AggregateProgram:
                 if callable(field):
                     field(value)
             except Exception as found:  # noqa: BLE001 - the user's
-                return user_error(self._node, found, value)
-        return user_error(self._node, error, None)
+                return user_error(self.node, found, value)
+        return user_error(self.node, error, None)
 
 
 def _shows(name: str, result: str, columns: list[str], loop: str, adds: list[str]) -> list[str]:

@@ -41,25 +41,27 @@ class KeyBy(Operator):
         self._groups = KeyGroups(context.max_parallelism)
 
     def process(self, batch: Batch, out: Output) -> None:
-        key = self._key
-        keys: list[Hashable]
         try:
-            if isinstance(key, str):
-                if isinstance(batch, ColumnBatch) and batch.array(key).dtype == np.int64:
-                    column = batch.array(key)
-                    groups = key_groups_of_ints(column, self.context.max_parallelism)
-                    out.emit(batch.with_keys(column.tolist(), groups))
-                    return
-                keys = batch.column(key)
-            elif isinstance(key, Expr):
-                keys = key.evaluate(batch)
-            else:
-                keys = [key(value) for value in batch.to_rows().values]
-            keys = canonical_keys(keys)
-            groups = self._groups.of(keys)
+            keyed = self._keyed(batch)
         except Exception as error:
             raise self._explain(error, batch) from error
-        out.emit(batch.with_keys(keys, groups))
+        out.emit(keyed)
+
+    def _keyed(self, batch: Batch) -> Batch:
+        key = self._key
+        keys: list[Hashable]
+        if isinstance(key, str):
+            if isinstance(batch, ColumnBatch) and batch.array(key).dtype == np.int64:
+                column = batch.array(key)
+                groups = key_groups_of_ints(column, self.context.max_parallelism)
+                return batch.with_keys(column.tolist(), groups)
+            keys = batch.column(key)
+        elif isinstance(key, Expr):
+            keys = key.evaluate(batch)
+        else:
+            keys = [key(value) for value in batch.to_rows().values]
+        keys = canonical_keys(keys)
+        return batch.with_keys(keys, self._groups.of(keys))
 
     def _explain(self, error: Exception, batch: Batch) -> Exception:
         """Find the record whose key cannot be computed or used."""

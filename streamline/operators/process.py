@@ -185,21 +185,22 @@ class Process(Operator):
 
     def _ring(self, timers: Timers, upto_ms: int, out: Output) -> None:
         """Call ``on_timer`` for all that is due, also for timers it sets that are due."""
+        if timers.next_ms is None or timers.next_ms > upto_ms:
+            return
         scope, ctx = self._scope, self._ctx
-        while due := timers.due(upto_ms):
-            results: list[Any] = []
-            times: list[int] = []
-            for at, key in due:
-                scope.key = ctx.key = key
-                ctx.timestamp = at
-                try:
-                    made = self._function.on_timer(at, ctx)
-                    if made is not None:
-                        results += made
-                except Exception as error:
-                    raise user_error(self.context.node, error, f"timer {at} of {key!r}") from error
-                times += [at] * (len(results) - len(times))
-            self._emit(results, times, out)
+        results: list[Any] = []
+        times: list[int] = []
+        for at, key in timers.ring(upto_ms):
+            scope.key = ctx.key = key
+            ctx.timestamp = at
+            try:
+                made = self._function.on_timer(at, ctx)
+                if made is not None:
+                    results += made
+            except Exception as error:
+                raise user_error(self.context.node, error, f"timer {at} of {key!r}") from error
+            times += [at] * (len(results) - len(times))
+        self._emit(results, times, out)
 
     def _emit(self, results: list[Any], times: list[int], out: Output) -> None:
         if results:

@@ -51,6 +51,7 @@ class RowLoop(Operator):
         self._compiled: dict[bool, Callable[[list[Any]], tuple[list[Any], Any]]] = {}
         self._filename = f"<streamline rows {id(self):x}>"
         self._line_of_step: dict[int, int] = {}
+        self._row_of_step: dict[int, str] = {}
         self._filters = [spec.function for _, spec in steps]
         self._on_columns = all(
             spec.step == "filter" and not callable(spec.function) for _, spec in steps
@@ -91,15 +92,22 @@ class RowLoop(Operator):
     def _compile(self, by_item: bool) -> Callable[[list[Any]], tuple[list[Any], Any]]:
         names: dict[str, Any] = {"compress": compress}
         calls: list[str] = []
+        shape: bool | None = by_item
+        row = "v"
         for number, (_, spec) in enumerate(self._steps):
             function = spec.function
+            self._row_of_step[number] = row
             if isinstance(function, str):
                 function = col(function)
             if isinstance(function, Expr):
-                calls.append(function.source("v", names, by_item=by_item))
+                calls.append(function.source(row, names, by_item=shape))
             else:
                 names[f"f{number}"] = function
-                calls.append(f"f{number}(v)")
+                calls.append(f"f{number}({row})")
+            if spec.step != "filter":
+                shape = None  # a record may have become a dict, or the other way round
+            if spec.step == "flat_map":
+                row = f"v{number}"  # the record it came from is named if it raises half way
         if all(kind == "filter" for kind in self._kinds):
             lines = self._mask_lines(calls)
         elif self._kinds == ["map"]:
@@ -132,18 +140,19 @@ class RowLoop(Operator):
             lines += ["    kept = []", "    keep = kept.append", "    for i, v in enumerate(rows):"]
         else:
             lines += ["    for v in rows:"]
-        indent = " " * 8
+        indent, row = " " * 8, "v"
         self._line_of_step = {}
         for number, (kind, call) in enumerate(zip(self._kinds, calls, strict=True)):
             if kind == "map":
-                lines.append(f"{indent}v = {call}")
+                lines.append(f"{indent}{row} = {call}")
             elif kind == "filter":
                 lines.append(f"{indent}if not {call}: continue")
             else:
-                lines.append(f"{indent}for v in {call}:")
+                row = f"v{number}"
+                lines.append(f"{indent}for {row} in {call}:")
                 indent += " " * 4
             self._line_of_step[len(lines)] = number
-        lines.append(f"{indent}add(v)")
+        lines.append(f"{indent}add({row})")
         if indexed:
             lines.append(f"{indent}keep(i)")
         lines.append(f"    return out, {'kept' if indexed else 'None'}")
@@ -156,7 +165,7 @@ class RowLoop(Operator):
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == self._filename:
                 step = self._line_of_step.get(trace.tb_lineno, step)
-                record = trace.tb_frame.f_locals.get("v", record)
+                record = trace.tb_frame.f_locals.get(self._row_of_step[step], record)
             trace = trace.tb_next
         name, spec = self._steps[step]
         if not callable(spec.function) and isinstance(error, AttributeError | KeyError):

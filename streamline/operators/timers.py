@@ -5,7 +5,9 @@ Namespace = a bucket of about a second; one entry for each key that has timers i
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from heapq import heappop, heappush
+from itertools import count
 
 from streamline.messages import MAX_TIMESTAMP
 from streamline.state.backend import Entry, Table
@@ -23,6 +25,10 @@ class Timers:
     def __init__(self, table: Table) -> None:
         self._table = table
         self._next: int | None = None
+        self._upto_ms: int | None = None
+        self._ringing: dict[tuple[int, Hashable], bool] = {}
+        self._order: list[tuple[int, int, Hashable]] = []
+        self._numbers = count()
         self._learn()
 
     @property
@@ -32,6 +38,9 @@ class Timers:
 
     def set(self, at_ms: int, key: Hashable) -> None:
         """Set a timer; setting it again changes nothing."""
+        if self._upto_ms is not None and at_ms <= self._upto_ms:
+            self._add_ringing(at_ms, key)
+            return
         entry = self._table.touch(at_ms >> _BUCKET_BITS, key, _no_timers)
         if at_ms not in entry[1]:
             entry[1].append(at_ms)
@@ -40,6 +49,8 @@ class Timers:
 
     def delete(self, at_ms: int, key: Hashable) -> None:
         """Delete a timer if it is set."""
+        if self._ringing.pop((at_ms, key), False):
+            return
         bucket = at_ms >> _BUCKET_BITS
         found = self._table.get(bucket, key)
         if found is None or at_ms not in found[1]:
@@ -48,6 +59,29 @@ class Timers:
         entry[1].remove(at_ms)
         if not entry[1]:
             self._table.delete(bucket, key)
+            if next(self._table.items(bucket), None) is None:
+                self._table.drop(bucket)
+
+    def ring(self, upto_ms: int) -> Iterator[tuple[int, Hashable]]:
+        """Remove the timers up to a moment (included), one at a time, in order of time.
+
+        Those that are set or deleted meanwhile have their turn, or no longer have it.
+        """
+        for at, key in self.due(upto_ms):
+            self._add_ringing(at, key)
+        self._upto_ms = upto_ms
+        try:
+            while self._order:
+                at, _, key = heappop(self._order)
+                if self._ringing.pop((at, key), False):
+                    yield at, key
+        finally:
+            self._upto_ms = None
+
+    def _add_ringing(self, at_ms: int, key: Hashable) -> None:
+        if (at_ms, key) not in self._ringing:
+            self._ringing[at_ms, key] = True
+            heappush(self._order, (at_ms, next(self._numbers), key))
 
     def due(self, upto_ms: int) -> list[tuple[int, Hashable]]:
         """Remove the timers up to a moment (included) and return them, in order of time."""

@@ -102,10 +102,11 @@ class AssignTimestamps(Operator):
         active = self.context.active_partitions
         for state in states:
             for partition, highest in state.items():
-                if active is None or partition in active:
+                name = _MIXED if active is None else partition
+                if active is None or name in active:
                     # Several tasks knew it: what the slowest has not read is still to come.
-                    known = self._highest.get(partition, MAX_TIMESTAMP)
-                    self._highest[partition] = min(known, highest)
+                    known = self._highest.get(name, MAX_TIMESTAMP)
+                    self._highest[name] = min(known, highest)
         self.context.partition_watermarks.update(self._highest)
 
     def _extract(self, batch: Batch) -> Timestamps:
@@ -123,10 +124,12 @@ class AssignTimestamps(Operator):
                 values = [time(value) for value in batch.to_rows().values]
             if values and isinstance(values[0], datetime):
                 values = [_datetime_ms(value) for value in values]
-            array = np.array(values)
-            if array.dtype != np.int64 or array.ndim != 1:
+            if set(map(type, values)) != {int} and not all(map(_is_int, values)):
                 raise _not_a_time(values)
-            return array
+            try:
+                return np.array(values, dtype=np.int64)
+            except OverflowError:
+                raise _not_a_time(values) from None
         except Exception as error:
             raise self._explain(error, batch) from error
 
@@ -192,8 +195,14 @@ def _datetime_ms(value: Any) -> int:
     return ms
 
 
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
 def _not_a_time(values: list[Any]) -> UsageError:
-    bad = next((value for value in values if type(value) is not int), values[0])
+    bad = next(
+        (v for v in values if not _is_int(v) or not MIN_TIMESTAMP <= v <= MAX_TIMESTAMP), values[0]
+    )
     return UsageError(
         f"an event time must be an int (ms since the epoch) or a datetime, not {bad!r:.80} "
         f"({type(bad).__name__})"

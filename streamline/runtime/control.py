@@ -151,6 +151,7 @@ class Failed:
         reason: One sentence for the user.
         trace: For ``--debug``: the traceback.
         fatal: Trying again cannot help: the user's function or data is at fault.
+        echo: It follows from a failure elsewhere.
     """
 
     generation: int
@@ -158,6 +159,7 @@ class Failed:
     reason: str
     trace: str = ""
     fatal: bool = False
+    echo: bool = False
 
 
 Report: TypeAlias = (

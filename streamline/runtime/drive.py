@@ -77,7 +77,8 @@ def failure(generation: int, task: TaskId, error: BaseException) -> Failed:
     if isinstance(error, _FATAL):
         return Failed(generation, task, str(error), trace, fatal=True)
     if isinstance(error, ChannelBrokenError | ChannelClosedError):
-        return Failed(generation, task, f"task {task} lost its connection ({error})", trace)
+        reason = f"task {task} lost its connection ({error})"
+        return Failed(generation, task, reason, trace, echo=True)
     if isinstance(error, StreamlineError):
         return Failed(generation, task, str(error), trace)
     reason = f"task {task} failed by {type(error).__name__}: {error}"

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from streamline.config import RuntimeConfig
-from streamline.errors import StreamlineError
 from streamline.ids import TaskId
 from streamline.keys import KeyGroupRange
 from streamline.state.backend import StateBackend
@@ -128,17 +127,22 @@ class KeyedState:
         self._pending = _Pending(snapshot, taken, declined)
 
     def work_off(self) -> bool:
-        """Write one slice of what is frozen; true if there was something to do."""
+        """Write one slice of what is frozen; true if there was something to do.
+
+        Raises:
+            StreamlineError: If it cannot be written. The task cannot go on then: what is in the
+                store is neither what was frozen nor what was there before.
+        """
         pending = self._pending
         if pending is None or pending.written:
             return self._open_state.clean_up()
-        try:
-            if self._open_state.flush_slice(self._config.flush_slice_entries):
-                pending.written = True
+        if self._open_state.flush_slice(self._config.flush_slice_entries):
+            pending.written = True
+            try:
                 self._copy(pending)
-        except (StreamlineError, OSError) as error:
-            self._give_up()
-            pending.declined(pending.snapshot.epoch, str(error))
+            except OSError as error:
+                self._give_up()
+                pending.declined(pending.snapshot.epoch, str(error))
         return True
 
     def abort(self, epoch: int) -> None:

@@ -327,13 +327,15 @@ class Task:
             return _END
         if self._commands:
             return self._obey(self._commands.popleft())
+        if self._drained and len(self._ended_inputs) == len(self._place.inputs):
+            return self._end_if_drained()
         state = self._state
         busy = state is not None and state.work_off()
         if not all(router.ready for router in self._place.routers):
             return _AGAIN if busy else Step(Wait.WAKE)
         now = self._services.clock.now_ms()
         due = self._chain.next_clock_ms()
-        if due is not None and due <= now:
+        if due is not None and due <= now and self._draining is None and not self._drained:
             self._chain.on_clock(now)
             return _AGAIN
         step = self._poll() if self._source is not None else self._receive()
@@ -546,10 +548,12 @@ class Task:
             self._end_if_drained()
 
     def _end_if_drained(self) -> Step:
+        """Hand EndOfInput on once nothing can follow or is still to be delivered."""
         if not self._drained or len(self._ended_inputs) < len(self._place.inputs):
             return _AGAIN
-        if not self._ended:
-            for router in self._place.routers:
-                router.control(END_OF_INPUT)
-            self._ended = True
+        if not all(router.ready for router in self._place.routers):
+            return Step(Wait.WAKE)
+        for router in self._place.routers:
+            router.control(END_OF_INPUT)
+        self._ended = True
         return _END

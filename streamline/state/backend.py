@@ -48,6 +48,12 @@ class Table(ABC):
     def get(self, namespace: int, key: Hashable) -> Entry | None:
         """The entry for reading only, or None."""
 
+    def preserve(self, namespace: int, key: Hashable) -> None:
+        """What was read of the entry may be changed in place before it is touched.
+
+        A snapshot that is being written must not see that.
+        """
+
     @abstractmethod
     def delete(self, namespace: int, key: Hashable) -> None:
         """Remove an entry if it is there."""

@@ -137,16 +137,24 @@ class CheckpointStore(ABC):
         return Manifest.from_bytes(data, where)
 
     def verify(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the files of a checkpoint, one sentence each."""
+        """What is wrong with the files of a checkpoint, one sentence each.
+
+        Raises:
+            CheckpointError: If a file is there but cannot be read now.
+        """
         problems: list[str] = []
         for file in {file.digest: file for file in manifest.files()}.values():
             try:
                 found = hashlib.blake2b(digest_size=DIGEST_BYTES)
                 for chunk in self.chunks(file.digest):
                     found.update(chunk)
-            except OSError as error:
-                problems.append(f"file {file.digest} ({file.name}) cannot be read: {error}")
+            except FileNotFoundError:
+                problems.append(f"file {file.digest} ({file.name}) cannot be read: it is missing")
                 continue
+            except OSError as error:  # that may pass; to go back for it would not
+                raise CheckpointError(
+                    f"checkpoint {manifest.epoch} cannot be read now: {error}"
+                ) from error
             if found.hexdigest() != file.digest:
                 problems.append(f"file {file.digest} ({file.name}) is damaged")
         return problems
@@ -177,6 +185,15 @@ class CheckpointStore(ABC):
                 + "; start over with --fresh, which reads everything again"
             )
         return None, []
+
+    def discard_newer(self, epoch: int) -> None:
+        """Remove what is newer than the checkpoint that is gone back to: it must never come back.
+
+        Sinks have taken back by then, or will write again, what it had committed.
+        """
+        for newer in self.epochs():
+            if newer > epoch:
+                self.remove(newer, set())
 
     def discard_all_but(self, count: int, keep: set[str]) -> None:
         """Remove the oldest checkpoints until ``count`` are left.

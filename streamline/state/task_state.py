@@ -104,6 +104,14 @@ class WriteBackTable(Table):
                 self._owner.entries += 1
         return entry
 
+    def preserve(self, namespace: int, key: Hashable) -> None:
+        place = (namespace, key)
+        if place in self.saved or key not in self.frozen.get(namespace, ()):
+            return
+        entry = self.live.get(namespace, {}).get(key)
+        if entry is not None and entry[0] == self._owner.frozen_stamp:
+            self.saved[place] = encode_entry(entry)
+
     def delete(self, namespace: int, key: Hashable) -> None:
         space = self.live.get(namespace)
         entry = None if space is None else space.pop(key, None)
@@ -422,17 +430,21 @@ class TaskState(StateBackend):
         self._garbage += [one for one in dicts if one]
 
     def clean_up(self) -> bool:
-        """Free some of what was thrown away; true if there was something."""
+        """Free some of what was thrown away; true if there is more."""
         garbage = self._garbage
         if not garbage:
             return False
-        last = garbage[-1]
-        if len(last) <= _FREE_PER_CALL:
-            garbage.pop()
-        else:
-            for _ in range(_FREE_PER_CALL):
-                last.popitem()
-        return True
+        left = _FREE_PER_CALL
+        while garbage and left > 0:
+            last = garbage[-1]
+            if len(last) <= left:
+                left -= len(last) + 1
+                garbage.pop()
+            else:
+                for _ in range(left):
+                    last.popitem()
+                left = 0
+        return bool(garbage)
 
     def check_owned(self, table: WriteBackTable, key: Hashable) -> None:
         """Refuse a key that belongs to another task.

@@ -14,6 +14,7 @@ from streamline.state.backend import Table
 
 V = TypeVar("V")
 M = TypeVar("M")
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 
 
 class Scope:
@@ -43,7 +44,11 @@ class StateView:
         self._table.delete(0, self._scope.key)
 
     def _entry(self) -> list[Any] | None:
-        return self._table.get(0, self._scope.key)
+        """The entry; what it holds is handed to the user, who may change it and set it again."""
+        entry = self._table.get(0, self._scope.key)
+        if entry is not None and type(entry[1]) not in _PLAIN:
+            self._table.preserve(0, self._scope.key)
+        return entry
 
 
 class ValueState(StateView, Generic[V]):
@@ -64,7 +69,7 @@ class ValueState(StateView, Generic[V]):
         return self.default if entry is None else entry[1]
 
     def set(self, value: V) -> None:
-        """Store a value; it must not be changed in place afterwards."""
+        """Store a value; one that is changed in place afterwards has to be set again."""
         entry = self._table.touch(0, self._scope.key, lambda: [0, None])
         entry[1] = value
 

@@ -4,15 +4,18 @@ import random
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from streamline.clock import ManualClock
 from streamline.config import RuntimeConfig
 from streamline.engines.inline import CoordinatorKilled, Faults, InlineEngine, WorkerKilled
+from streamline.errors import StateError
 from streamline.ids import TaskId
+from streamline.state.kv import KeyValueStore
 from streamline.state.memory import MemoryStore
+from streamline.state.restore import OpenStore
 from streamline.state.store import DirectoryStore
 from tests.simulation.jobs import JOBS
 from tests.simulation.ledger import Ledger
@@ -40,6 +43,28 @@ class FlakyStore(DirectoryStore):
         if self._rng.random() < self._fail:
             raise OSError(28, "No space left on device")
         super().put_manifest(epoch, data)
+
+
+class FlakyState(MemoryStore):
+    """State on the same disk."""
+
+    rng: random.Random
+    fail: float
+
+    def write(self, puts: Iterable[tuple[bytes, bytes]], deletes: Iterable[bytes] = ()) -> None:
+        if self.rng.random() < self.fail:
+            raise StateError("the state cannot be written: no space left on device")
+        super().write(puts, deletes)
+
+
+def flaky_state(rng: random.Random, fail: float) -> OpenStore:
+    def opened(directory: Path) -> KeyValueStore:
+        store = FlakyState.open(directory)
+        assert isinstance(store, FlakyState)
+        store.rng, store.fail = rng, fail
+        return store
+
+    return opened
 
 
 class Difference(AssertionError):
@@ -123,7 +148,7 @@ def _live(rng: random.Random, shape: int, folder: Path, tell: Callable[[str], No
         engine = InlineEngine(
             JOBS[shape](ledger).graph(),
             store=store,
-            open_kv=MemoryStore.open,
+            open_kv=flaky_state(rng, full / 5),
             directory=folder / f"live-{life}",
             parallelism=parallelism,
             config=config,
@@ -143,6 +168,10 @@ def _live(rng: random.Random, shape: int, folder: Path, tell: Callable[[str], No
         tell(f"  {status.state} {status.reason}")
         if status.state == "finished":
             return ledger.results()
+        if status.state == "failed" and full:
+            assert "no space left on device" in status.reason, status.reason
+            full = full if life < 3 else 0.0  # somebody makes room, and gives the command again
+            continue
         assert status.state == "stopped", status.reason
     raise AssertionError("the job has not come to its end")
 

@@ -14,11 +14,14 @@ import numpy as np
 
 from streamline.batch import Batch, RowBatch
 from streamline.errors import UsageError
+from streamline.keys import key_group
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.aggregations import AggregateProgram, Named
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
 from streamline.state.backend import Entry
+
+_NEVER = 1 << 70
 
 Finish: TypeAlias = Callable[
     [AggregateProgram, Iterable[tuple[Hashable, Entry]], WindowBounds], list[Any]
@@ -67,6 +70,7 @@ class AlignedWindows(Operator):
         self._watermark = MIN_TIMESTAMP
         self._next_end: int | None = None
         self._known: set[int] = set()
+        self._ahead: np.ndarray[Any, Any] | None = None
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
@@ -80,7 +84,8 @@ class AlignedWindows(Operator):
         lowest, highest = int(starts.min()), int(starts.max())
         if int(batch.timestamps.min()) == MIN_TIMESTAMP:
             raise no_timestamp(self.context.node)
-        behind = self._slices.windows_of(lowest)[0].end - 1 <= self._watermark
+        reached = self._reached(batch)
+        behind = self._slices.windows_of(lowest)[0].end - 1 <= int(reached.max())
         if behind:
             kept = self._without_late(batch, starts, out)
             if kept is None:
@@ -99,24 +104,59 @@ class AlignedWindows(Operator):
                     [list(compress(column, flags)) for column in columns],
                 )
         if behind and self._lateness_ms:
-            self._fire_again(keys, starts, out)
+            self._fire_again(keys, starts, self._reached(batch), out)
 
     def on_watermark(self, watermark: Watermark, out: Output) -> None:
         if watermark.timestamp > self._watermark:
             reached = watermark.timestamp
-            if self._next_end is not None and self._next_end - 1 <= reached:
-                self._fire(reached, out)
+            # At the end of time every window has ended, also one that would end behind it.
+            ended = reached if reached < MAX_TIMESTAMP else _NEVER
+            if self._next_end is not None and self._next_end - 1 <= ended:
+                self._fire(ended, out)
             self._watermark = reached
+            if self._ahead is not None:
+                owned = self.context.key_range
+                if int(self._ahead[owned.start : owned.stop].max()) <= reached:
+                    self._ahead = None  # all are where the furthest was
             self._expire()
         out.watermark(watermark)
 
     def snapshot(self) -> Any:
-        return self._watermark
+        owned = self.context.key_range
+        reached = self._watermark if self._ahead is None else self._ahead.tolist()
+        return [owned.start, owned.stop, reached]
 
     def restore(self, states: list[Any]) -> None:
-        # Barriers are aligned, so all old tasks had seen the same watermarks.
-        self._watermark = min(states)
+        """Go on at the event time of the slowest old task.
+
+        With idle inputs the old tasks need not have seen the same: a group whose task was ahead
+        has fired already what the others have not.
+        """
+        reached = np.full(self.context.max_parallelism, MIN_TIMESTAMP, dtype=np.int64)
+        for start, stop, of_groups in states:
+            reached[start:stop] = of_groups if isinstance(of_groups, int) else of_groups[start:stop]
+        owned = self.context.key_range
+        mine = reached[owned.start : owned.stop]
+        self._watermark = int(mine.min())
+        self._ahead = reached if int(mine.max()) > self._watermark else None
         self._relearn()
+
+    def _reached(self, batch: Batch) -> np.ndarray[Any, Any]:
+        """Event time reached for each record, by its key group; one for all as a rule."""
+        if self._ahead is None or batch.groups is None:
+            return np.array([self._watermark])
+        reached: np.ndarray[Any, Any] = np.maximum(self._ahead[batch.groups], self._watermark)
+        return reached
+
+    def _not_fired(
+        self, window: WindowBounds, items: Iterable[tuple[Hashable, Entry]]
+    ) -> Iterable[tuple[Hashable, Entry]]:
+        """Without the keys of groups that had fired the window before a restore."""
+        ahead = self._ahead
+        if ahead is None:
+            return items
+        limit, last = self.context.max_parallelism, window.end - 1
+        return [item for item in items if ahead[key_group(item[0], limit)] < last]
 
     def _add(self, start: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]) -> None:
         if start not in self._known:
@@ -146,7 +186,7 @@ class AlignedWindows(Operator):
         shifted = starts - self._slices.offset_ms
         last = shifted - shifted % self._slices.every_ms + self._slices.offset_ms
         expiry = last + (self._slices.size_ms - 1 + self._lateness_ms)
-        late = expiry <= self._watermark
+        late = expiry <= self._reached(batch)
         count = int(np.count_nonzero(late))
         if count == 0:
             return batch, starts
@@ -165,22 +205,29 @@ class AlignedWindows(Operator):
             if self._watermark < window.end - 1 <= reached
         }
         for window in sorted(due, key=lambda window: window.end):
-            self._emit(window, self._merged(window, None), out)
+            self._emit(window, self._not_fired(window, self._merged(window, None)), out)
         self._watermark = reached
         self._relearn()
 
     def _fire_again(
-        self, keys: Sequence[Hashable], starts: np.ndarray[Any, Any], out: Output
+        self,
+        keys: Sequence[Hashable],
+        starts: np.ndarray[Any, Any],
+        reached: np.ndarray[Any, Any],
+        out: Output,
     ) -> None:
         """Give the results of windows anew that have fired and got more records."""
         touched: dict[WindowBounds, dict[Hashable, None]] = {}
         for start in np.unique(starts).tolist():
             for window in self._slices.windows_of(start):
-                if window.end - 1 <= self._watermark < window.end - 1 + self._lateness_ms:
-                    mine = dict.fromkeys(compress(keys, (starts == start).tolist()))
+                last = window.end - 1
+                again = (starts == start) & (last <= reached)
+                again &= reached < last + self._lateness_ms
+                if again.any():
+                    mine = dict.fromkeys(compress(keys, again.tolist()))
                     touched.setdefault(window, {}).update(mine)
-        for window, again in sorted(touched.items()):
-            self._emit(window, self._merged(window, again), out)
+        for window, touched_keys in sorted(touched.items()):
+            self._emit(window, self._merged(window, touched_keys), out)
 
     def _merged(
         self, window: WindowBounds, keys: Iterable[Hashable] | None
@@ -194,21 +241,15 @@ class AlignedWindows(Operator):
             return table.items(present[0])
         merged: dict[Hashable, Entry] = {}
         for start in present:
-            for key, entry in table.items(start):
-                known = merged.get(key)
-                if known is None:
-                    merged[key] = known = program.new()
-                program.merge(known, entry)
+            program.merge_all(merged, table.items(start))
         return merged.items()
 
     def _merged_key(self, slices: Iterable[int], key: Hashable) -> Entry | None:
-        merged: Entry | None = None
-        for start in slices:
-            entry = self._table.get(start, key)
-            if entry is not None:
-                if merged is None:
-                    merged = self._program.new()
-                self._program.merge(merged, entry)
+        found = [entry for start in slices if (entry := self._table.get(start, key)) is not None]
+        if not found:
+            return None
+        merged = self._program.new()
+        self._program.merge(merged, found)
         return merged
 
     def _emit(

@@ -85,7 +85,7 @@ class SessionWindows(Operator):
         rows = zip(*columns, strict=True) if columns else iter([()] * len(times))
         self._table.prefetch(0, batch.keys)
         late: list[int] = []
-        again: dict[tuple[Hashable, int], None] = {}
+        again: dict[int, tuple[Hashable, list[Any]]] = {}
         for place, (key, at, values) in enumerate(zip(batch.keys, times, rows, strict=True)):
             session = self._session_for(key, at)
             if session is None:
@@ -95,14 +95,14 @@ class SessionWindows(Operator):
             self._program.add_one(entry, values)
             session[_SLOTS:] = entry[1:]
             if session[_FIRED]:
-                again[key, session[_START]] = None
+                again[id(session)] = (key, session)
         if late:
             self.context.counters.late += len(late)
             out.emit(batch.take(np.array(late, dtype=np.intp)), LATE)
-        for key, start in again:
-            for session in self._sessions(key):
-                if session[_START] == start:
-                    self._finish(key, session)
+        for key, session in again.values():
+            # It may have been joined to another meanwhile, or gone on beyond the watermark.
+            if session[_FIRED] and any(one is session for one in self._sessions(key)):
+                self._finish(key, session)
         self._emit(out)
 
     def on_watermark(self, watermark: Watermark, out: Output) -> None:
@@ -149,7 +149,7 @@ class SessionWindows(Operator):
 
     def _merge(self, first: list[Any], other: list[Any]) -> None:
         into = [0, *first[_SLOTS:]]
-        self._program.merge(into, [0, *other[_SLOTS:]])
+        self._program.merge(into, [[0, *other[_SLOTS:]]])
         first[_SLOTS:] = into[1:]
         first[_START] = min(first[_START], other[_START])
         first[_END] = max(first[_END], other[_END])

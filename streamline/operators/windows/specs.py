@@ -60,7 +60,7 @@ class _Apply:
             try:
                 results += self.function(key, window, list(entry[1]))
             except Exception as error:
-                raise user_error("apply", error, (key, *window, entry[1])) from error
+                raise user_error(program.node, error, (key, *window, entry[1])) from error
         return results
 
 

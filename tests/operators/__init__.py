@@ -1,0 +1,1 @@
+"""Operators against brute-force references, driven by hand."""
