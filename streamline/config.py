@@ -75,7 +75,7 @@ class RuntimeConfig:
     """
 
     batch_rows: int = 4096
-    channel_batches: int = 8
+    channel_batches: int = 2
     channel_bytes: int = 8 << 20
     max_frame_bytes: int = 256 << 20
     checkpoint_every_ms: int | None = 1_000
