@@ -71,7 +71,7 @@ class RuntimeConfig:
         check_invariants: Assert the rules of docs/ARCHITECTURE.md while running.
         restart_initial_ms, restart_max_ms: Backoff before a restart: first, and longest.
         restart_budget, restart_window_ms: More restarts than that in the window fail the job.
-        task_timeout_ms: Deploying or committing is repeated when not confirmed by then.
+        task_timeout_ms: Deploying is repeated when not confirmed by then.
     """
 
     batch_rows: int = 4096

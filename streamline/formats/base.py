@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, Literal, TypeAlias, TypeVar
 
 from streamline.batch import ColumnBatch
 from streamline.errors import DecodeError, EncodeError, UsageError
@@ -108,6 +108,3 @@ class Format(ABC, Generic[T]):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
-
-
-AnyFormat: TypeAlias = Format[Any]

@@ -81,7 +81,7 @@ class AssignTimestamps(Operator):
         self._advance(now, out)
 
     def on_watermark(self, watermark: Watermark, out: Output) -> None:
-        """Watermarks from upstream are replaced by our own, but for the end of time."""
+        """Ours go on from the records; one from upstream that is further ahead is passed on."""
         if watermark.timestamp > self._watermark.timestamp:
             self._watermark = watermark
             out.watermark(watermark)

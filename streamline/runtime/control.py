@@ -33,8 +33,6 @@ class Commit:
     """To all tasks: the checkpoint is complete; what was prepared for it may become visible.
 
     Attributes:
-        files: Digests of the checkpoint's files, which need not be uploaded again; only those
-            of the task it is sent to.
         drain: The epoch's barrier was the last; end.
     """
 

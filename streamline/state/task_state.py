@@ -329,11 +329,6 @@ class TaskState(StateBackend):
             self._tables[place] = table
         return table
 
-    @property
-    def flushing(self) -> bool:
-        """Whether a frozen set is still being written."""
-        return self._writing is not None
-
     def freeze(self, epoch: int) -> None:
         """Fix the state for a checkpoint; what is touched from now on does not belong to it."""
         self._freeze()
@@ -363,11 +358,6 @@ class TaskState(StateBackend):
         for table in self._tables.values():
             table.written()
         return True
-
-    @property
-    def awaits_checkpoint(self) -> bool:
-        """Whether what was frozen last is to be copied before anything else is written."""
-        return self._awaits_checkpoint
 
     def checkpoint(self, directory: Path) -> None:
         """Put a copy of what was frozen last into a new folder.
