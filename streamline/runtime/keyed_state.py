@@ -195,6 +195,7 @@ class KeyedState:
             self._pending = None
             state.checkpointed()
             if isinstance(result, BaseException):
+                shutil.rmtree(folder, ignore_errors=True)
                 pending.declined(epoch, str(result))
             else:
                 self._upload(pending, folder, metadata)

@@ -55,7 +55,9 @@ def namespace_range(group: int, state: int, namespace: int) -> tuple[bytes, byte
     biased = namespace + _BIAS + 1
     if biased < 1 << 64:
         return start, _HEAD.pack(group, state, biased)
-    return start, _GROUP.pack(group) + struct.pack(">Q", (state + 1) << 32)
+    if state + 1 < 1 << 32:
+        return start, _GROUP.pack(group) + struct.pack(">I", state + 1)
+    return start, _GROUP.pack(group + 1)
 
 
 def groups_range(start: int, stop: int) -> tuple[bytes, bytes]:
