@@ -243,12 +243,15 @@ class SinkWriter(ABC, Generic[T]):
         """Get ready. What earlier attempts left prepared must not be touched yet."""
 
     async def recover(self, committables: list[Committable]) -> None:
-        """Called once after ``open``, on the writer with index 0 alone.
+        """Called once after ``open``, before the first ``write``.
+
+        The earlier writers are shared out: this one settles what those left behind whose index,
+        modulo ``context.parallelism``, is its own. The others may be at work at the same time.
 
         Args:
-            committables: What the checkpoint holds of all writers of the sink: commit it (some
-                or all may have been committed already). Whatever else earlier attempts left
-                unfinished is to be removed: no checkpoint names it.
+            committables: What the checkpoint holds of those earlier writers: commit it (some or
+                all may have been committed already). Whatever else they left unfinished is to
+                be removed: no checkpoint names it.
         """
         await self.commit(committables)
 

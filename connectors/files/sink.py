@@ -94,14 +94,16 @@ class FileWriter(SinkWriter[T]):
         context, run = self._context, self._context.run
         try:
             for path in self._pending.glob(f"{self._tag}-*"):
-                if path.name.split("-")[1] != run:
+                _, of_run, index, _ = path.name.split("-")
+                if of_run != run and self._settles(index):
                     path.unlink(missing_ok=True)
             if context.restored_epoch is None:
                 return
             # Of this life of the job, but behind the checkpoint it was taken back to: it will
             # be written again.
             for path in self._folder.glob(f"part-{self._tag}-{context.lineage}-*"):
-                if int(path.name.split("-")[4]) > context.restored_epoch:
+                _, _, _, index, epoch, _ = path.name.split("-")
+                if int(epoch) > context.restored_epoch and self._settles(index):
                     path.unlink(missing_ok=True)
         except OSError as error:
             raise self._broken(self._pending, error) from error
@@ -120,14 +122,13 @@ class FileWriter(SinkWriter[T]):
         file, path = self._file, self._path
         if file is None or path is None:
             return []
-        self._file = self._path = None
         try:
-            file.flush()
             file.close()
             _sync(path)
             _sync(self._pending)
         except OSError as error:
             raise self._broken(path, error) from error
+        self._file = self._path = None
         context = self._context
         place = f"{context.lineage}-{context.index:05d}-{epoch:08d}"
         final = f"part-{self._tag}-{place}-{context.run}{self._suffix}"
@@ -152,12 +153,19 @@ class FileWriter(SinkWriter[T]):
 
     async def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError:
+                pass  # a full disk: what is given up need not be written
             self._file = None
         try:
             self._pending.rmdir()
         except OSError:
             pass  # not there, or files of others are in it
+
+    def _settles(self, index: str) -> bool:
+        """Whether what the earlier writer with this index left is this writer's to settle."""
+        return int(index) % self._context.parallelism == self._context.index
 
     def _begin(self) -> IO[bytes]:
         context = self._context

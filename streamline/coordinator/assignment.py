@@ -52,13 +52,12 @@ def make_restores(
             if (states := [task.operators[node] for task in old if node in task.operators])
         }
         positions = _positions(stage, old, partitions)
-        committables = _committables(stage, old)
         for task in stage.tasks():
             owned = plan.key_range(task)
             restores[task] = TaskRestore(
                 operators=operators,
                 positions=positions[task.index],
-                committables=committables if task.index == 0 else {},
+                committables=_committables(stage, old, task),
                 state=[
                     snapshot.state
                     for snapshot in old
@@ -87,9 +86,11 @@ def _positions(
     return dealt
 
 
-def _committables(stage: Stage, old: Sequence[TaskSnapshot]) -> dict[str, list[Any]]:
+def _committables(stage: Stage, old: Sequence[TaskSnapshot], task: TaskId) -> dict[str, list[Any]]:
+    """Those of the old tasks whose index, modulo the parallelism of now, is this task's."""
+    share = [one for one in old if one.index % stage.parallelism == task.index]
     return {
-        str(node): [item for task in old for item in task.sinks.get(node, [])]
+        str(node): [item for one in share for item in one.sinks.get(node, [])]
         for node in stage.node_ids
     }
 

@@ -68,8 +68,8 @@ class TaskRestore:
     Attributes:
         operators: What ``snapshot`` of each node returned, in every old task.
         positions: For each source node, its partitions and where to go on (None: beginning).
-        committables: For each sink node: what its old tasks had prepared and not yet seen
-            committed. Only for the task with index 0.
+        committables: For each sink node: what those old tasks had prepared and not yet seen
+            committed whose index, modulo the parallelism of now, is this task's.
         state: Keyed state of the old tasks that overlaps with the task's key groups.
         epoch: Number of the checkpoint; 0 if there is none at all.
         lineage: Names the life of the job, from its start from scratch over all restores.

@@ -223,8 +223,7 @@ class Task:
         for node, writer in self._chain.writers.items():
             await writer.open(self._writer_context(node, restore))
             self._prepared[node] = {}
-            if self.id.index == 0:
-                await writer.recover(restore.committables.get(node, []))
+            await writer.recover(restore.committables.get(node, []))
             if type(writer).ready is not SinkWriter.ready:
                 self._unready.append(writer)
         for receiver in place.inputs:

@@ -66,6 +66,7 @@ class _Part:
     """What one writer has written for one epoch."""
 
     sink: str
+    index: int
     run: str
     lineage: str
     epoch: int = 0
@@ -103,19 +104,20 @@ class _Writer(SinkWriter[T]):
         context = self._context
         for parts in (self._box.prepared, self._box.written):
             for name, part in self._mine(parts).items():
-                if part.run != context.run:
+                if part.run != context.run and self._settles(part):
                     del parts[name]
         if context.restored_epoch is None:
             return
         for name, part in self._mine(self._box.committed).items():
-            if part.lineage == context.lineage and part.epoch > context.restored_epoch:
+            later = part.lineage == context.lineage and part.epoch > context.restored_epoch
+            if later and self._settles(part):
                 del self._box.committed[name]
 
     def write(self, batch: Batch) -> None:
         box, context = self._box, self._context
         if self._name is None:
             self._name = box.new_name(self._sink)
-            box.written[self._name] = _Part(self._sink, context.run, context.lineage)
+            box.written[self._name] = _Part(self._sink, context.index, context.run, context.lineage)
         rows = batch.to_rows()
         box.written[self._name].events += map(Event, rows.values, rows.timestamps.tolist())
 
@@ -143,6 +145,10 @@ class _Writer(SinkWriter[T]):
         if self._name is not None:
             self._box.written.pop(self._name, None)
             self._name = None
+
+    def _settles(self, part: _Part) -> bool:
+        """Whether this writer settles what the earlier writer of the part left."""
+        return part.index % self._context.parallelism == self._context.index
 
     def _mine(self, parts: dict[str, _Part]) -> dict[str, _Part]:
         return {name: part for name, part in parts.items() if part.sink == self._sink}

@@ -174,6 +174,38 @@ class SinkContract(ABC, Generic[T]):
         await last.close()
 
     @looped
+    async def test_recovered_by_more_writers_and_by_fewer(self) -> None:
+        records = self.records(6)
+        prepared: list[list[Any]] = [[]]
+        for attempt, parallelism in enumerate((2, 3, 1)):
+            expected = records[: 2 * attempt]
+            writers = [
+                await self._writer(
+                    f"run{attempt}",
+                    index=index,
+                    parallelism=parallelism,
+                    restored=attempt or None,
+                    committables=[one for share in prepared[index::parallelism] for one in share],
+                )
+                for index in range(parallelism)
+            ]
+            if self._two_phases:
+                same_records(self.visible(), expected, f"recovered by {parallelism}")
+            for index, writer in enumerate(writers):
+                own = records[2 * attempt : 2 * attempt + 2][index::parallelism]
+                if own:
+                    self._write(writer, own)
+            prepared = [await self._prepare(writer, attempt + 1) for writer in writers]
+            if attempt == 2:
+                await writers[0].commit(prepared[0])
+            elif not self._two_phases:
+                for writer, items in zip(writers, prepared, strict=True):
+                    await writer.commit(items)
+            for writer in writers:
+                await writer.close()
+        same_records(self.visible(), records, "at the end")
+
+    @looped
     async def test_writers_side_by_side_keep_out_of_each_others_way(self) -> None:
         records = self.records(9)
         writers = [await self._writer("a", index=index, parallelism=3) for index in range(3)]
@@ -232,8 +264,7 @@ class SinkContract(ABC, Generic[T]):
                 lineage="life",
             )
         )
-        if index == 0:
-            await writer.recover(list(committables))
+        await writer.recover(list(committables))
         return writer
 
     def _write(self, writer: SinkWriter[T], records: Sequence[T]) -> None:

@@ -65,7 +65,9 @@ class _Writer(SinkWriter[Any]):
         await self.commit(committables)
         prefix, run = f"{self._context.node}/", self._context.run
         for name in [n for n in self._ledger.prepared if n.startswith(prefix)]:
-            if name.split("/")[1] != run:
+            _, of_run, index, _, _ = name.split("/")
+            mine = int(index) % self._context.parallelism == self._context.index
+            if of_run != run and mine:
                 del self._ledger.prepared[name]
 
     def write(self, batch: Batch) -> None:

@@ -543,3 +543,23 @@ def test_any_order_of_events(tmp_path, seed):
     assert bench.links() == []
     bench.keyed.close()
     assert bench.kv.closed == 1
+
+
+def test_a_snapshot_that_comes_after_its_abort_holds_nothing_of_later(bench):
+    """A sink may be preparing still when the abort comes."""
+    bench.change(*range(6))
+    bench.freeze(1)
+    bench.keyed.abort(1)
+    bench.begin_store(1)
+    bench.change(*range(6))
+    bench.keyed._state._capacity = 2
+    for _ in range(10):
+        bench.keyed.maintain()
+    bench.work_off()
+    while bench.asides:
+        bench.aside()
+    if 1 in bench.taken:
+        assert bench.contents(1) == dict.fromkeys(range(6), 1)
+    bench.barrier(2)
+    bench.finish(2)
+    assert bench.contents(2) == dict.fromkeys(range(6), 2)

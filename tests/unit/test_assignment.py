@@ -97,14 +97,16 @@ def test_state_goes_to_the_stage_of_its_node_only() -> None:
     assert restores[TaskId("sum", 1)].state[0].nodes == ["sum"]
 
 
-def test_committables_go_to_index_0_alone_and_none_is_left_out() -> None:
+@pytest.mark.parametrize("before", [1, 2, 3, 5, 7])
+def test_committables_are_shared_out_by_index_and_none_is_left_out(before: int) -> None:
     old = manifest(
-        snapshot("sum", 0, 2, sinks={"out": ["x"]}),
-        snapshot("sum", 1, 2, sinks={"out": ["y", "z"]}),
+        *(snapshot("sum", i, before, sinks={"out": [f"{i}a", f"{i}b"]}) for i in range(before))
     )
     restores = make_restores(WIDE, old, {})
-    assert restores[TaskId("sum", 0)].committables["out"] == ["x", "y", "z"]
-    assert restores[TaskId("sum", 1)].committables == {}
+    now = WIDE.stage("sum").parallelism
+    for index in range(now):
+        share = [f"{i}{part}" for i in range(before) if i % now == index for part in "ab"]
+        assert restores[TaskId("sum", index)].committables["out"] == share
 
 
 def test_every_task_knows_from_which_checkpoint_it_goes_on() -> None:
