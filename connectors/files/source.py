@@ -9,13 +9,14 @@ import os
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, TypeVar
 
 import zstandard
 
 from streamline.batch import Batch, RowBatch
 from streamline.config import Duration, positive_duration_ms
 from streamline.connectors.files.partitions import COMPRESSED, Stripe, deal_out, find_files
+from streamline.connectors.files.zstd import ZstdFile
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, Source, SourceReader
@@ -249,6 +250,9 @@ class FileReader(SourceReader[T]):
         try:
             if start is None:
                 start = self._after_header(partition) if stripe.owns(0) else 0
+                if start is None:
+                    self._nothing(partition)
+                    return None
             while not stripe.owns(start) and (stripe.end < 0 or start < stripe.end):
                 piece = stripe.next_piece(start)
                 if piece >= stripe.end:
@@ -264,14 +268,18 @@ class FileReader(SourceReader[T]):
             self._check_length(partition)
             self._nothing(partition)
             return None
+        if self._first_of(self._lane(partition)) is not partition:
+            return None  # a line longer than a piece has carried it past the others
         return start
 
-    def _after_header(self, partition: _Partition) -> int:
+    def _after_header(self, partition: _Partition) -> int | None:
+        """Where the first record begins; None if the header is still being written."""
         if self._format.header is None:
             return 0
         file = self._file(partition)
         file.seek(0)
-        return len(file.readline())
+        header = file.readline()
+        return None if partition.follow and not header.endswith(b"\n") else len(header)
 
     def _lines(self, partition: _Partition, start: int) -> tuple[bytes, int]:
         """A piece of whole lines from ``start``, and where it ends."""
@@ -436,52 +444,5 @@ def _open(path: str) -> IO[bytes]:
     if path.endswith(".gz"):
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.endswith(".zst"):
-        return io.BufferedReader(_SeekableZstd(path))
+        return io.BufferedReader(ZstdFile(path))
     return Path(path).open("rb", buffering=1 << 18)
-
-
-class _SeekableZstd(io.RawIOBase):
-    """A zstd file that can be read from any place; going back unpacks again from the start."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._raw = Path(path).open("rb")  # closed in ``close``
-        self._begin()
-
-    def _begin(self) -> None:
-        self._raw.seek(0)
-        self._stream: Any = zstandard.ZstdDecompressor().stream_reader(
-            self._raw, read_across_frames=True, closefd=False
-        )
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        data = self._stream.read(len(buffer))
-        buffer[: len(data)] = data
-        self._at += len(data)
-        return len(data)
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence != os.SEEK_SET:
-            raise OSError("a zstd stream can only be positioned from its start")
-        if offset < self._at:
-            self._begin()
-        while self._at < offset:
-            data = self._stream.read(min(1 << 20, offset - self._at))
-            if not data:
-                break
-            self._at += len(data)
-        return self._at
-
-    def close(self) -> None:
-        self._raw.close()
-        super().close()
