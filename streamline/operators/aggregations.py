@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
 from typing import Any, Generic, TypeAlias, TypeVar
 
-from streamline.batch import Batch
+from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr
 from streamline.operators.user_code import user_error
@@ -296,6 +296,10 @@ class Reduction(Aggregation[Any, Any, Any]):
 Named: TypeAlias = tuple[tuple[str, Aggregation[Any, Any, Any]], ...]
 
 
+class AggregateInputs(Record):
+    """Marks a batch of columns that hold what aggregations look at, named by their place."""
+
+
 class AggregateProgram:
     """The generated loops for a set of aggregations.
 
@@ -318,6 +322,11 @@ class AggregateProgram:
         self._needed = [index for index, (_, a) in enumerate(aggregations) if not _counts(a)]
         self._generate()
 
+    @property
+    def inputs(self) -> list[Aggregation[Any, Any, Any]]:
+        """The aggregations that look at records at all."""
+        return [self._aggregations[index][1] for index in self._needed]
+
     def columns(self, batch: Batch) -> list[Sequence[Any]]:
         """What of each record is aggregated, one list for each aggregation that looks at it.
 
@@ -325,6 +334,8 @@ class AggregateProgram:
             UsageError: If a field is missing.
             UserFunctionError: If a function of the user's raises.
         """
+        if isinstance(batch, ColumnBatch) and batch.record_type is AggregateInputs:
+            return [batch.column(str(place)) for place in range(len(self._needed))]
         columns: list[Sequence[Any]] = []
         for index in self._needed:
             name, aggregation = self._aggregations[index]

@@ -7,6 +7,7 @@ checkpoints nor other tasks; keyed state comes from the backend in its context.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -132,3 +133,10 @@ class OperatorSpec(ABC):
     def state_names(self) -> tuple[str, ...]:
         """Names of the keyed states it holds."""
         return ()
+
+    def projection(self, node: str) -> Callable[[Batch], Batch] | None:
+        """What reduces a batch, before a shuffle, to what the operator looks at; None: nothing.
+
+        It is left out where late records are wanted, which go on as they came.
+        """
+        return None

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from streamline.batch import Batch, RowBatch
 from streamline.operators.aggregations import AggregateProgram, Named, Reduction
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.projection import Project, projection_of
 from streamline.record import KeyedResult, result_type
 
 
@@ -28,6 +29,9 @@ class KeyedAggregateSpec(OperatorSpec):
 
     def state_names(self) -> tuple[str, ...]:
         return ("aggregate",)
+
+    def projection(self, node: str) -> Project | None:
+        return projection_of(node, self.aggregations)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from streamline.batch import Batch
 from streamline.config import RuntimeConfig
+from streamline.graph import Partitioning
 from streamline.ids import ChannelId, TaskId
+from streamline.operators.base import LATE, OperatorSpec
 from streamline.plan import CrossEdge, ExecutionPlan
 from streamline.runtime.chain import Outlet
 from streamline.runtime.channel import Receiver, Sender, local_channel
@@ -53,6 +56,7 @@ def build_tasks(
     }
     for edge in plan.edges:
         senders = _connect(plan, edge, places, services.config, remote)
+        project = projection(plan, edge) if senders else None
         for index, of_task in senders.items():
             place = places[TaskId(edge.source, index)]
             router = Router(
@@ -60,12 +64,25 @@ def build_tasks(
                 of_task,
                 max_parallelism=plan.max_parallelism,
                 first=index,
+                project=project,
             )
             place.routers.append(router)
             place.outlets.append(
                 Outlet(edge.edge.source, edge.edge.tag, router.emit, router.control)
             )
     return {task: Task(place, services) for task, place in places.items()}
+
+
+def projection(plan: ExecutionPlan, edge: CrossEdge) -> Callable[[Batch], Batch] | None:
+    """What reduces a batch before a shuffle to what the operator behind it looks at."""
+    head = plan.stage(edge.target).nodes[0]
+    if edge.partitioning is not Partitioning.HASH or not isinstance(head.body, OperatorSpec):
+        return None
+    inner = plan.stage(edge.target).inner
+    leaving = [*inner, *(other.edge for other in plan.edges)]
+    if any(other.source == head.id and other.tag == LATE for other in leaving):
+        return None
+    return head.body.projection(str(head.id))
 
 
 def _connect(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from streamline.batch import Batch
 from streamline.errors import InvariantError
 from streamline.graph import Partitioning
@@ -18,6 +20,7 @@ class Router:
         senders: One channel for each task behind the edge, by index.
         max_parallelism: Number of key groups.
         first: Index of the task that gets the first batch of a rebalance.
+        project: What reduces a batch to what the operator behind looks at, if anything.
     """
 
     def __init__(
@@ -27,11 +30,13 @@ class Router:
         *,
         max_parallelism: int,
         first: int = 0,
+        project: Callable[[Batch], Batch] | None = None,
     ) -> None:
         self.senders = senders
         self._partitioning = partitioning
         self._owners = owner_table(len(senders), max_parallelism)
         self._next = first % len(senders)
+        self._project = project
 
     @property
     def ready(self) -> bool:
@@ -41,6 +46,8 @@ class Router:
     def emit(self, batch: Batch) -> None:
         """Send each record where it belongs."""
         senders = self.senders
+        if self._project is not None:
+            batch = self._project(batch)
         if self._partitioning == Partitioning.BROADCAST:
             for sender in senders:
                 sender.send(batch)

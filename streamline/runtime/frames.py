@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgpack
 import numpy as np
 
-from streamline.batch import Batch, Column, ColumnBatch, RowBatch
+from streamline.batch import Batch, Column, ColumnBatch, RowBatch, as_object_column
 from streamline.codec import decode, decode_list, encode, encode_list
 from streamline.errors import EncodeError, ProtocolError
 from streamline.ids import ChannelId, Epoch
@@ -192,8 +192,7 @@ def _decode_columns(fields: list[Any], body: memoryview) -> tuple[Message, Cost]
         data = rest[start : start + length]
         start += length
         if np.dtype(dtype) == object:
-            column: Column = np.empty(count, dtype=object)
-            column[:] = decode(data)
+            column: Column = as_object_column(decode(data))
         else:
             column = np.frombuffer(data, dtype=dtype)
         if len(column) != count:

@@ -18,6 +18,7 @@ from streamline.keys import key_group
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.aggregations import AggregateProgram, Named
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.projection import Project, projection_of
 from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
 from streamline.state.backend import Entry
 
@@ -56,6 +57,9 @@ class AlignedSpec(OperatorSpec):
 
     def state_names(self) -> tuple[str, ...]:
         return ("slices",)
+
+    def projection(self, node: str) -> Project | None:
+        return projection_of(node, self.aggregations)
 
 
 class AlignedWindows(Operator):

@@ -17,6 +17,7 @@ from streamline.config import duration_ms
 from streamline.messages import MIN_TIMESTAMP, Watermark
 from streamline.operators.aggregations import AggregateProgram, Named
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.projection import Project, projection_of
 from streamline.operators.timers import Timers
 from streamline.operators.windows.aligned import Finish, no_timestamp
 from streamline.operators.windows.assigners import Session, WindowBounds
@@ -45,6 +46,9 @@ class SessionSpec(OperatorSpec):
 
     def state_names(self) -> tuple[str, ...]:
         return ("sessions", "timers")
+
+    def projection(self, node: str) -> Project | None:
+        return projection_of(node, self.aggregations)
 
 
 def _end_of(session: list[Any]) -> int:
