@@ -81,6 +81,7 @@ class ReaderContext:
         watermarks: Event time reached in each partition, kept up to date by the task; a
             reader that has the choice reads the partition that is furthest behind.
         dead_letter: Hand over a record that could not be decoded.
+        restored: The job goes on from a checkpoint: a partition without a position is new.
     """
 
     node: str
@@ -92,6 +93,7 @@ class ReaderContext:
     counters: Counters
     watermarks: Mapping[str, int]
     dead_letter: Callable[[DeadLetter], None]
+    restored: bool = False
 
 
 class SourceReader(ABC, Generic[T]):

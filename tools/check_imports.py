@@ -63,7 +63,12 @@ HOME = {
     "fsspec": ["streamline/state/store.py"],
     "zstandard": ["connectors/files"],
     "uvloop": ["streamline/runtime/worker.py"],
-    "time": ["streamline/clock.py", "streamline/cli", "streamline/engines/inline.py"],
+    "time": [
+        "streamline/clock.py",
+        "streamline/cli",
+        "streamline/engines/inline.py",
+        "streamline/testing/services",
+    ],
 }
 """The only places that may import a module."""
 

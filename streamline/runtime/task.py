@@ -272,6 +272,7 @@ class Task:
                 counters=self._chain.counters[node.id],
                 watermarks=self._partition_watermarks,
                 dead_letter=self._dead.append,
+                restored=restore.restored,
             )
         )
         positions = restore.positions.get(node.id, {})

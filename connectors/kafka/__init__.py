@@ -1,0 +1,7 @@
+"""Kafka: topics as sources and sinks, exactly once."""
+
+from streamline.connectors.kafka.client import KafkaSecurity
+from streamline.connectors.kafka.record import KafkaRecord
+from streamline.connectors.kafka.source import KafkaSource
+
+__all__ = ["KafkaRecord", "KafkaSecurity", "KafkaSource"]

@@ -1,0 +1,159 @@
+"""Whole record batches out of aiokafka's fetcher, instead of an object for each record.
+
+``getmany`` makes a ConsumerRecord of every record, and that is nearly all it spends its time
+on. This file, and no other, looks inside aiokafka: a fetched piece of a partition is taken from
+the fetcher and its record batches are read as they are. When aiokafka changes, ``fits`` says
+so, a test fails, and ``getmany`` does the same more slowly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.consumer import fetcher as inside
+from aiokafka.errors import CorruptRecordException
+
+_USED = {
+    inside.Fetcher: ("_notify", "_create_fetch_waiter", "_fetch_requests_routine"),
+    inside.FetchResult: ("check_assignment", "has_more", "_update_position"),
+    inside.FetchError: ("check_raise",),
+    inside.PartitionRecords: ("_consume_aborted_up_to", "_contains_abort_marker"),
+}
+
+
+def fits() -> bool:
+    """Whether this aiokafka has inside what is used here."""
+    return all(hasattr(kind, name) for kind, names in _USED.items() for name in names)
+
+
+@dataclass
+class Piece:
+    """Some records of one partition, one after the other.
+
+    Attributes:
+        records: Objects with ``offset``, ``timestamp``, ``key``, ``value`` and ``headers``.
+        next_offset: Where reading goes on behind them; it may lie behind markers of
+            transactions and records that were aborted or compacted away.
+    """
+
+    records: list[Any]
+    next_offset: int
+
+
+class Fetched:
+    """What a consumer has fetched and nobody has taken yet, by partition."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer: Any = consumer
+        self._fetcher: Any = consumer._fetcher
+        # A partition that is held back must not hold back the others of its broker.
+        self._fetcher._prefetch_backoff = 0.0
+        self._open: dict[TopicPartition, Iterator[Piece]] = {}
+        self._results: dict[TopicPartition, Any] = {}
+
+    def partitions(self) -> list[TopicPartition]:
+        """Partitions that have something to take, or an error to raise."""
+        return list(self._fetcher._records)
+
+    def take(self, partition: TopicPartition) -> Piece | None:
+        """The next record batch of a partition, or None if none is left of what was fetched.
+
+        A piece may be without records: nothing but markers lay there.
+
+        Raises:
+            KafkaError: What fetching from this partition came to.
+        """
+        waiting = self._fetcher._records
+        result = waiting.get(partition)
+        if result is None:
+            return None
+        if isinstance(result, inside.FetchError):
+            self._done(partition)
+            result.check_raise()
+        if self._results.get(partition) is not result:
+            if not result.has_more() or not result.check_assignment(partition):
+                self._done(partition)
+                return None
+            self._results[partition] = result
+            self._open[partition] = _pieces(result._partition_records)
+        piece = next(self._open[partition], None)
+        if not result._partition_records._records.has_next():
+            # At once, or else the fetcher would not ask for more until we come again.
+            result._update_position()
+            self._done(partition)
+        return piece
+
+    def stop(self, partition: TopicPartition) -> None:
+        """No more of this partition is wanted."""
+        self._consumer.pause(partition)
+        self._done(partition)
+
+    async def wait(self, timeout_s: float) -> None:
+        """Return when something was fetched, or after some time."""
+        arrived = self._fetcher._create_fetch_waiter()
+        try:
+            await asyncio.wait([arrived, self._fetcher.error_future], timeout=timeout_s)
+        finally:
+            arrived.cancel()
+
+    def caught_up(self, partition: TopicPartition, offset: int) -> bool:
+        """Whether the broker has nothing more at ``offset``, as far as it has told us."""
+        last = self._consumer.last_stable_offset(partition)
+        if last is None or last < 0:
+            last = self._consumer.highwater(partition)
+        return last is not None and offset >= last
+
+    async def reachable(self) -> bool:
+        """Ask the brokers who they are; False if none answers."""
+        answered: bool = await self._consumer._client.force_metadata_update()
+        return answered
+
+    def forget(self) -> None:
+        """The consumer was assigned anew: what it had fetched is void."""
+        self._open.clear()
+        self._results.clear()
+
+    def failure(self) -> BaseException | None:
+        """What ended the fetcher itself, if anything has."""
+        task = self._fetcher.error_future
+        return task.exception() if task.done() and not task.cancelled() else None
+
+    def _done(self, partition: TopicPartition) -> None:
+        """Let the fetcher ask for more of this partition."""
+        self._fetcher._records.pop(partition, None)
+        self._results.pop(partition, None)
+        self._open.pop(partition, None)
+        self._fetcher._notify(self._fetcher._wait_consume_future)
+
+
+def _pieces(fetched: Any) -> Iterator[Piece]:
+    """The record batches of one fetched piece, without those that were aborted.
+
+    Follows ``PartitionRecords._unpack_records`` of aiokafka, a batch at a time.
+    """
+    records, committed_only = fetched._records, fetched._isolation_level
+    while records.has_next():
+        batch = records.next_batch()
+        if fetched._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException(f"a record batch of {fetched._tp} is damaged")
+        first, behind = fetched.next_fetch_offset, batch.next_offset
+        if committed_only and batch.producer_id is not None:
+            fetched._consume_aborted_up_to(batch.base_offset)
+            aborted = fetched._aborted_producers
+            if batch.is_control_batch and fetched._contains_abort_marker(batch):
+                aborted.discard(batch.producer_id)
+            if batch.is_transactional and batch.producer_id in aborted:
+                fetched.next_fetch_offset = behind
+                yield Piece([], behind)
+                continue
+        rows: list[Any] = []
+        if not batch.is_control_batch:
+            rows = list(batch)
+            if rows and rows[0].offset < first:  # reading began inside this batch
+                rows = [row for row in rows if row.offset >= first]
+        fetched.next_fetch_offset = behind
+        yield Piece(rows, behind)

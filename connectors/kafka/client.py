@@ -1,0 +1,177 @@
+"""How Kafka is reached: security, the words for its errors, and trying again while it is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from aiokafka import errors
+from aiokafka.helpers import create_ssl_context
+
+from streamline.errors import ConnectorError, UsageError
+
+T = TypeVar("T")
+log = logging.getLogger("streamline.kafka")
+# What aiokafka logs while a broker is away is said by us, once and in words.
+logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+_FIRST_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 5.0
+AWAY = (
+    errors.KafkaConnectionError,
+    errors.NodeNotReadyError,
+    errors.KafkaTimeoutError,
+    errors.RequestTimedOutError,
+    errors.LeaderNotAvailableError,
+    errors.NotLeaderForPartitionError,
+    errors.BrokerNotAvailableError,
+    errors.CoordinatorLoadInProgressError,
+    errors.CoordinatorNotAvailableError,
+    errors.NotCoordinatorError,
+    errors.StaleMetadata,
+    asyncio.TimeoutError,
+    OSError,
+)
+"""Errors that go away by themselves."""
+
+
+@dataclass(frozen=True)
+class KafkaSecurity:
+    """Encryption and who we are.
+
+    Attributes:
+        tls: Talk TLS.
+        mechanism: How to say who we are; None does not.
+        username, password: For the mechanism.
+        ca_file: Certificates to trust, instead of the system's.
+        cert_file, key_file, key_password: Our own certificate, where the broker wants one.
+        check_hostname: Whether the broker's certificate must name the host it is reached at.
+
+    Raises:
+        UsageError: If a mechanism comes without user name or password.
+
+    >>> KafkaSecurity(tls=True, mechanism="SCRAM-SHA-512", username="ann", password="secret")
+    KafkaSecurity(tls=True, mechanism='SCRAM-SHA-512', username='ann')
+    """
+
+    tls: bool = False
+    mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+    key_password: str | None = field(default=None, repr=False)
+    check_hostname: bool = True
+
+    def __post_init__(self) -> None:
+        known = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", None)
+        if self.mechanism not in known:
+            raise UsageError(f"mechanism={self.mechanism!r} must be one of {known[:3]}")
+        if self.mechanism is not None and (self.username is None or self.password is None):
+            raise UsageError(f"mechanism={self.mechanism!r} needs username= and password=")
+
+    def __repr__(self) -> str:
+        shown = {"tls": self.tls, "mechanism": self.mechanism, "username": self.username}
+        return f"KafkaSecurity({', '.join(f'{k}={v!r}' for k, v in shown.items())})"
+
+    def options(self) -> dict[str, Any]:
+        """What aiokafka's clients want to be told.
+
+        Raises:
+            ConnectorError: If a certificate cannot be read.
+        """
+        sasl, tls = self.mechanism is not None, self.tls
+        protocol = f"{'SASL_' if sasl else ''}{'SSL' if tls else 'PLAINTEXT'}"
+        options: dict[str, Any] = {"security_protocol": protocol}
+        if sasl:
+            options |= {
+                "sasl_mechanism": self.mechanism,
+                "sasl_plain_username": self.username,
+                "sasl_plain_password": self.password,
+            }
+        if tls:
+            try:
+                context = create_ssl_context(
+                    cafile=self.ca_file,
+                    certfile=self.cert_file,
+                    keyfile=self.key_file,
+                    password=self.key_password,
+                )
+            except (OSError, ValueError) as error:
+                raise ConnectorError(f"a certificate for Kafka cannot be used: {error}") from error
+            context.check_hostname = self.check_hostname
+            options["ssl_context"] = context
+        return options
+
+
+NO_SECURITY = KafkaSecurity()
+
+
+def explain(error: BaseException, servers: str) -> str:
+    """An error of aiokafka in one sentence that says what to do."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, errors.AuthenticationFailedError | errors.SaslAuthenticationFailed):
+        return f"Kafka at {servers} refuses user name or password: {text}"
+    if isinstance(error, errors.UnsupportedSaslMechanismError):
+        return f"Kafka at {servers} does not know the SASL mechanism: {text}"
+    if isinstance(error, errors.TopicAuthorizationFailedError):
+        return f"Kafka at {servers} does not let us use topic {text}; grant the user its ACLs"
+    if isinstance(error, errors.GroupAuthorizationFailedError):
+        return f"Kafka at {servers} does not let us use group {text}; grant the user its ACLs"
+    if isinstance(error, errors.TransactionalIdAuthorizationFailed):
+        return (
+            f"Kafka at {servers} does not let us use our transactional ids; grant the user Write "
+            "and Describe on transactional ids that begin with 'streamline-'"
+        )
+    if isinstance(error, errors.ClusterAuthorizationFailedError):
+        return f"Kafka at {servers} does not let us write idempotently; grant IdempotentWrite"
+    if isinstance(error, AWAY):
+        return f"Kafka at {servers} cannot be reached: {text}"
+    return f"Kafka at {servers} failed by {type(error).__name__}: {text}"
+
+
+async def retry(
+    work: Callable[[], Awaitable[T]],
+    *,
+    what: str,
+    servers: str,
+    give_up_after_s: float,
+) -> T:
+    """Do something until Kafka is there; said once when it is away, and once when it is back.
+
+    Args:
+        work: What to do; it is begun anew each time.
+        what: Who wants it, for messages: ``source 'orders'``.
+        servers: Where Kafka is.
+        give_up_after_s: After so long the error is raised.
+
+    Raises:
+        ConnectorError: For an error that does not go away, or when it is time to give up.
+    """
+    clock = asyncio.get_running_loop().time
+    began, pause, away = clock(), _FIRST_PAUSE_S, False
+    while True:
+        try:
+            result = await work()
+        except AWAY as error:
+            reason = explain(error, servers)
+            if clock() - began >= give_up_after_s:
+                raise ConnectorError(
+                    f"{what}: {reason}; given up after {give_up_after_s:g} s"
+                ) from error
+            if not away:
+                away = True
+                log.warning("streamline: %s: %s; trying again", what, reason)
+            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - no secret
+            pause = min(pause * 2, _LONGEST_PAUSE_S)
+        except errors.KafkaError as error:
+            raise ConnectorError(f"{what}: {explain(error, servers)}") from error
+        else:
+            if away:
+                log.warning("streamline: %s: Kafka at %s is back", what, servers)
+            return result

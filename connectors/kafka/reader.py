@@ -1,0 +1,399 @@
+"""KafkaReader: the partitions of one task, read a record batch at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, TypeVar
+
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+
+from streamline.batch import Batch, RowBatch
+from streamline.connectors.kafka.batches import Fetched
+from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.record import KafkaRecord
+from streamline.errors import ConnectorError, DecodeError
+from streamline.formats import Format
+from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
+from streamline.messages import MIN_TIMESTAMP
+
+T = TypeVar("T")
+_LOOK_AFTER_S = 3.0
+_WAIT_S = 0.2
+_SHOWN_BYTES = 120
+_FOREVER_S = 1e9
+
+
+@dataclass(frozen=True)
+class ReadSettings:
+    """What a reader is told of its source; ``KafkaSource`` says what each means."""
+
+    servers: str
+    format: Format[Any]
+    group: str | None
+    start: str | datetime
+    bounded: bool
+    isolation: str
+    on_offset_reset: str
+    max_skew_ms: int | None
+    give_up_after_ms: int
+    fetch_bytes: int
+    security: KafkaSecurity
+    metadata: bool = False
+
+
+@dataclass
+class _Partition:
+    """Where reading stands in one partition.
+
+    Attributes:
+        name: As in ``batch.partition``.
+        at: Topic and number.
+        offset: Of the next record; None until it is known where to begin.
+        end: Where a bounded source ends; None if it does not, or it is not known yet.
+        first: The job starts from scratch: begin where ``start`` says.
+    """
+
+    name: str
+    at: TopicPartition
+    offset: int | None
+    end: int | None
+    first: bool
+
+    @property
+    def ended(self) -> bool:
+        return self.offset is not None and self.end is not None and self.offset >= self.end
+
+
+class KafkaReader(SourceReader[T]):
+    """Reads record batches that the consumer fetches ahead; ``poll`` never waits for it."""
+
+    def __init__(self, source: ReadSettings) -> None:
+        self._source = source
+        self._format = source.format
+        self._partitions: dict[TopicPartition, _Partition] = {}
+        self._consumer: AIOKafkaConsumer | None = None
+        self._fetched: Fetched | None = None
+        self._placing: asyncio.Task[None] | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self._assigned = False
+        self.active: set[str] = set()
+
+    # ------------------------------------------------------------------ begin and end
+
+    async def open(self, context: ReaderContext) -> None:
+        self._context = context
+        await self._again(self._connect, self._source.give_up_after_ms / 1000)
+        self._watching = asyncio.ensure_future(self._watch())
+
+    async def _connect(self) -> None:
+        source = self._source
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=source.servers,
+            client_id=f"streamline-{self._context.node}-{self._context.index}",
+            group_id=source.group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=source.isolation,
+            max_partition_fetch_bytes=source.fetch_bytes,
+            **source.security.options(),
+        )
+        try:
+            await consumer.start()
+        except BaseException:
+            await consumer.stop()
+            raise
+        self._consumer = consumer
+        self._fetched = Fetched(consumer)
+
+    def assign(self, positions: Mapping[str, Position | None]) -> None:
+        begins = not self._assigned and not self._context.restored
+        self._assigned = True
+        for name, position in sorted(positions.items()):
+            topic, _, number = name.rpartition("/")
+            at = TopicPartition(topic, int(number))
+            if at in self._partitions:
+                continue
+            offset, end, first = position or (None, None, begins)
+            partition = _Partition(name, at, offset, end, first)
+            self._partitions[at] = partition
+            if not partition.ended:
+                self.active.add(name)
+        if self._placing is not None:
+            self._placing.cancel()
+        self._placing = asyncio.ensure_future(self._place())
+
+    async def close(self) -> None:
+        tasks = [task for task in (self._placing, self._watching) if task is not None]
+        self._placing = self._watching = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        consumer, self._consumer, self._fetched = self._consumer, None, None
+        if consumer is not None:
+            try:
+                await consumer.stop()
+            except errors.KafkaError as error:
+                log.debug("closing a consumer: %s", error)
+
+    async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
+        if self._source.group is None or self._consumer is None:
+            return
+        offsets = {
+            partition.at: position[0]
+            for partition in self._partitions.values()
+            if (position := positions.get(partition.name)) and position[0] is not None
+        }
+        try:
+            await self._consumer.commit(offsets)
+        except errors.KafkaError as error:
+            log.warning("streamline: source %r: offsets for monitoring: %s", self._node, error)
+
+    # ------------------------------------------------------------------ where to begin
+
+    async def _place(self) -> None:
+        """Find out where to begin, then have the consumer fetch."""
+        consumer = self._consumer
+        assert consumer is not None
+        lost = [one for one in self._partitions.values() if one.offset is None]
+        if lost:
+            await self._again(lambda: self._locate(consumer, lost), _FOREVER_S)
+        wanted = [one for one in self._partitions.values() if not one.ended]
+        self.active = {one.name for one in wanted}
+        # In one go: between the two the fetcher would ask where to begin.
+        consumer.assign([one.at for one in wanted])
+        for one in wanted:
+            consumer.seek(one.at, one.offset)
+        assert self._fetched is not None
+        self._fetched.forget()
+
+    async def _locate(self, consumer: AIOKafkaConsumer, lost: list[_Partition]) -> None:
+        source = self._source
+        ats = [one.at for one in lost]
+        earliest = await consumer.beginning_offsets(ats)
+        latest = await consumer.end_offsets(ats)
+        found: dict[TopicPartition, int] = {}
+        if source.start == "latest":
+            found = latest
+        elif source.start == "committed":
+            for at in ats:
+                committed = await consumer.committed(at)
+                found[at] = max(earliest[at], earliest[at] if committed is None else committed)
+        elif isinstance(source.start, datetime):
+            time_ms = round(source.start.timestamp() * 1000)
+            for at, there in (
+                await consumer.offsets_for_times(dict.fromkeys(ats, time_ms))
+            ).items():
+                found[at] = latest[at] if there is None else there.offset
+        for one in lost:
+            if source.bounded:
+                # What was added after the start does not belong to it.
+                one.end = latest[one.at] if one.first else earliest[one.at]
+            one.offset = found.get(one.at, earliest[one.at]) if one.first else earliest[one.at]
+            one.first = False
+
+    # ------------------------------------------------------------------ reading
+
+    def poll(self) -> Batch | None:
+        if self._placing is not None:
+            if not self._placing.done():
+                return None
+            placing, self._placing = self._placing, None
+            placing.result()
+        fetched = self._fetched
+        assert fetched is not None
+        failure = fetched.failure()
+        if failure is not None:
+            raise ConnectorError(f"source {self._node!r}: {explain(failure, self._source.servers)}")
+        for partition in self._choose(fetched):
+            batch = self._read(fetched, partition)
+            if batch is not None:
+                return batch
+        return None
+
+    async def wait(self) -> None:
+        fetched, placing = self._fetched, self._placing
+        if placing is not None:
+            await asyncio.wait([placing], timeout=_WAIT_S)
+        elif fetched is not None and not self._choose(fetched):
+            await fetched.wait(_WAIT_S)
+
+    def snapshot(self) -> dict[str, Position]:
+        return {one.name: [one.offset, one.end, one.first] for one in self._partitions.values()}
+
+    def _choose(self, fetched: Fetched) -> list[_Partition]:
+        """Partitions with something to read: the one furthest behind in event time first."""
+        ready = [
+            one
+            for at in fetched.partitions()
+            if (one := self._partitions.get(at)) is not None and not one.ended
+        ]
+        reached = self._context.watermarks
+        if len(ready) > 1:
+            ready.sort(key=lambda one: reached.get(one.name, MIN_TIMESTAMP))
+        skew = self._source.max_skew_ms
+        if skew is None or not ready:
+            return ready
+        others = [
+            reached.get(one.name, MIN_TIMESTAMP)
+            for one in self._partitions.values()
+            if not one.ended and not fetched.caught_up(one.at, one.offset or 0)
+        ]
+        if not others:
+            return ready
+        furthest = min(others) + skew
+        return [one for one in ready if reached.get(one.name, MIN_TIMESTAMP) <= furthest]
+
+    def _read(self, fetched: Fetched, partition: _Partition) -> Batch | None:
+        """The next records of a partition; None if nothing but markers was there."""
+        assert partition.offset is not None
+        rows: list[Any] = []
+        try:
+            while len(rows) < self._context.batch_rows and not partition.ended:
+                piece = fetched.take(partition.at)
+                if piece is None:
+                    break
+                rows += piece.records
+                partition.offset = piece.next_offset
+        except errors.OffsetOutOfRangeError:
+            self._placing = asyncio.ensure_future(self._reset(partition))
+        except AWAY as error:
+            log.debug("fetching %s: %s", partition.name, error)
+        except errors.KafkaError as error:
+            reason = explain(error, self._source.servers)
+            raise ConnectorError(f"source {self._node!r}, {partition.name}: {reason}") from error
+        if partition.ended:
+            assert partition.end is not None
+            partition.offset = partition.end
+            rows = [row for row in rows if row.offset < partition.offset]
+            fetched.stop(partition.at)
+            self.active.discard(partition.name)
+        return self._decode(partition, rows) if rows else None
+
+    def _decode(self, partition: _Partition, rows: list[Any]) -> Batch | None:
+        values = [row.value for row in rows]
+        source, counters = self._source, self._context.counters
+        if None in values:
+            if not source.metadata:
+                rows = [row for row in rows if row.value is not None]
+                counters.skipped += len(values) - len(rows)
+                values = [row.value for row in rows]
+            else:
+                return self._mark(partition, self._with_metadata(partition, rows))
+        counters.bytes_in += sum(map(len, values))
+        if source.metadata:
+            return self._mark(partition, self._with_metadata(partition, rows))
+        try:
+            if self._context.layout == "columns" and values:
+                columns = self._format.decode_columns(b"\n".join(values))
+                if columns is not None and len(columns) == len(values):
+                    return self._mark(partition, columns)
+            return self._mark(partition, RowBatch(self._format.decode_many(values)))
+        except DecodeError:
+            found = self._format.decode_each(
+                values, lambda place, data, why: self._bad(partition, rows[place].offset, data, why)
+            )
+            return self._mark(partition, RowBatch(found))
+
+    def _mark(self, partition: _Partition, batch: Batch) -> Batch | None:
+        batch.partition = partition.name
+        return batch if len(batch) else None
+
+    def _with_metadata(self, partition: _Partition, rows: list[Any]) -> Batch:
+        topic, number = partition.at
+        given = [row for row in rows if row.value is not None]
+        bad: set[int] = set()
+
+        def leave_out(place: int, data: bytes, why: str) -> None:
+            bad.add(given[place].offset)
+            self._bad(partition, given[place].offset, data, why)
+
+        try:
+            values = iter(self._format.decode_many([row.value for row in given]))
+        except DecodeError:
+            values = iter(self._format.decode_each([row.value for row in given], leave_out))
+        return RowBatch(
+            [
+                KafkaRecord(
+                    None if row.value is None else next(values),
+                    row.key,
+                    list(row.headers),
+                    row.timestamp,
+                    topic,
+                    number,
+                    row.offset,
+                )
+                for row in rows
+                if row.offset not in bad
+            ]
+        )
+
+    def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
+        context = self._context
+        if self._format.on_error == "skip":
+            context.counters.skipped += 1
+        elif self._format.on_error == "dead_letter":
+            context.counters.dead_letters += 1
+            context.dead_letter(DeadLetter(reason, context.node, partition.name, offset, data))
+        else:
+            shown = data[:_SHOWN_BYTES]
+            more = "..." if len(data) > _SHOWN_BYTES else ""
+            raise DecodeError(
+                f"source {context.node!r}, {partition.name}, offset {offset}: {reason}: "
+                f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
+            )
+
+    # ------------------------------------------------------------------ when things go wrong
+
+    @property
+    def _node(self) -> str:
+        return self._context.node
+
+    async def _again(self, work: Callable[[], Awaitable[None]], give_up_after_s: float) -> None:
+        await retry(
+            work,
+            what=f"source {self._node!r}",
+            servers=self._source.servers,
+            give_up_after_s=give_up_after_s,
+        )
+
+    async def _reset(self, partition: _Partition) -> None:
+        """The next record is not there any more, or not there yet."""
+        consumer, source = self._consumer, self._source
+        assert consumer is not None
+        bounds: list[int] = []
+
+        async def look() -> None:
+            earliest = await consumer.beginning_offsets([partition.at])
+            latest = await consumer.end_offsets([partition.at])
+            bounds[:] = earliest[partition.at], latest[partition.at]
+
+        await self._again(look, _FOREVER_S)
+        earliest, latest = bounds
+        where = (
+            f"source {self._node!r}: offset {partition.offset} of {partition.name} is not there; "
+            f"the topic now holds offsets {earliest} to {latest}, so records are lost"
+        )
+        if source.on_offset_reset == "fail":
+            raise ConnectorError(
+                f'{where}; on_offset_reset="earliest" or "latest" would go on, and --fresh start '
+                "over"
+            )
+        partition.offset = earliest if source.on_offset_reset == "earliest" else latest
+        log.warning("streamline: %s; going on at %d", where, partition.offset)
+        await self._place()
+
+    async def _watch(self) -> None:
+        """Say so when no broker answers any more, and when one does again."""
+        away = False
+        while self._fetched is not None:
+            await asyncio.sleep(_LOOK_AFTER_S)
+            there = await self._fetched.reachable()
+            if there == away:
+                away = not there
+                state = "is back" if there else "cannot be reached; trying again"
+                log.warning(
+                    "streamline: source %r: Kafka at %s %s", self._node, self._source.servers, state
+                )

@@ -1,0 +1,149 @@
+"""ServerProcess: a child process that serves on loopback, and dies with us."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from streamline.errors import StreamlineError
+
+_LOOK_EVERY_S = 0.05
+_STOP_S = 20.0
+_SHOWN_BYTES = 2_000
+
+
+class ServiceUnavailableError(StreamlineError):
+    """A server for tests cannot be had on this machine; the message says why."""
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class ServerProcess:
+    """Runs one server program.
+
+    Args:
+        name: What to call it in messages.
+        command: The program and its arguments.
+        log: File that takes what it prints.
+        port: Where it listens once it is up.
+        before: Called in the child before the program begins, such as to give up rights.
+        stop_signal: What ends it in order.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        log: Path,
+        port: int,
+        before: Callable[[], None] | None = None,
+        stop_signal: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        self.name = name
+        self._command = list(command)
+        self._log = log
+        self._port = port
+        self._before = before
+        self._stop_signal = stop_signal
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process."""
+        assert self._process is not None, f"{self.name} is not running"
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    def start(self, *, up_within_s: float = 60.0) -> None:
+        """Start it, and return once it listens.
+
+        Raises:
+            ServiceUnavailableError: If it ends, or does not listen in time; shows its last words.
+        """
+        parent = os.getpid()
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=lambda: _begin(parent, self._before),
+            )
+        deadline = time.monotonic() + up_within_s
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                break
+            try:
+                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+            except OSError:
+                time.sleep(_LOOK_EVERY_S)
+            else:
+                return
+        ended = self._process.poll()
+        self.kill()
+        what = f"did not listen within {up_within_s:g} s" if ended is None else f"ended ({ended})"
+        raise ServiceUnavailableError(f"{self.name} {what}; its last words:\n{self.last_words()}")
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        data = self._log.read_bytes() if self._log.exists() else b""
+        return data[-_SHOWN_BYTES:].decode(errors="replace").strip()
+
+    def stop(self) -> None:
+        """End it in order, or by force if it takes too long; nothing if it is not running."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(self._stop_signal)
+            try:
+                self._process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+        self._process = None
+
+    def kill(self) -> None:
+        """End it at once, as by kill -9."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it stand still (SIGSTOP)."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on (SIGCONT)."""
+        os.kill(self.pid, signal.SIGCONT)
+
+
+def _begin(parent: int, before: Callable[[], None] | None) -> None:
+    """In the child: give up rights, and have the kernel kill us when the parent dies."""
+    if before is not None:
+        before()
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)

@@ -1,0 +1,83 @@
+"""What tests do at a broker beside the connector: topics, records, transactions, offsets."""
+
+from contextlib import asynccontextmanager
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+
+
+@asynccontextmanager
+async def admin_of(servers, **options):
+    admin = AIOKafkaAdminClient(bootstrap_servers=servers, **options)
+    await admin.start()
+    try:
+        yield admin
+    finally:
+        await admin.close()
+
+
+@asynccontextmanager
+async def producer_of(servers, **options):
+    producer = AIOKafkaProducer(bootstrap_servers=servers, **options)
+    await producer.start()
+    try:
+        yield producer
+    finally:
+        await producer.stop()
+
+
+async def create(servers, name, partitions=1, **config):
+    async with admin_of(servers) as admin:
+        answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
+        assert all(error[1] == 0 for error in answer.topic_errors), answer
+    return name
+
+
+async def more_partitions(servers, name, count):
+    async with admin_of(servers) as admin:
+        await admin.create_partitions({name: NewPartitions(count)})
+
+
+async def delete_before(servers, name, offset, partition=0):
+    async with admin_of(servers) as admin:
+        from aiokafka.admin import RecordsToDelete
+
+        await admin.delete_records({TopicPartition(name, partition): RecordsToDelete(offset)})
+
+
+async def send(servers, name, values, partition=0, **options):
+    """Send values in one go; returns when they are there."""
+    async with producer_of(servers, **options) as producer:
+        await send_by(producer, name, values, partition)
+
+
+async def send_by(producer, name, values, partition=0):
+    for value in values:
+        keys = value if isinstance(value, dict) else {"value": value}
+        await producer.send(name, partition=partition, **keys)
+    await producer.flush()
+
+
+async def read_all(servers, name, isolation="read_committed"):
+    """All records of a topic that a consumer sees now, by partition and offset."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=servers, isolation_level=isolation, auto_offset_reset="earliest"
+    )
+    await consumer.start()
+    try:
+        while not consumer.partitions_for_topic(name):
+            await consumer._client.force_metadata_update()
+            await consumer.topics()
+        parts = [TopicPartition(name, one) for one in consumer.partitions_for_topic(name)]
+        ends = await consumer.end_offsets(parts)
+        consumer.assign(parts)
+        await consumer.seek_to_beginning(*parts)
+        found = []
+        while True:
+            there = [await consumer.position(part) >= ends[part] for part in parts]
+            if all(there):
+                return found
+            for records in (await consumer.getmany(timeout_ms=200)).values():
+                found += records
+    finally:
+        await consumer.stop()
