@@ -219,6 +219,7 @@ class WriterContext:
             one, a sink that can should take back what was.
         lineage: Names the life of the job, from its start from scratch over all restores: what
             was committed under another name is not of this life.
+        checkpoint_interval_ms: How often checkpoints are taken, if it is known.
     """
 
     job: str
@@ -231,6 +232,7 @@ class WriterContext:
     counters: Counters = field(default_factory=Counters)
     restored_epoch: int | None = None
     lineage: str = ""
+    checkpoint_interval_ms: int | None = None
 
 
 class SinkWriter(ABC, Generic[T]):

@@ -2,6 +2,7 @@
 
 from streamline.connectors.kafka.client import KafkaSecurity
 from streamline.connectors.kafka.record import KafkaRecord
+from streamline.connectors.kafka.sink import KafkaSink
 from streamline.connectors.kafka.source import KafkaSource
 
-__all__ = ["KafkaRecord", "KafkaSecurity", "KafkaSource"]
+__all__ = ["KafkaRecord", "KafkaSecurity", "KafkaSink", "KafkaSource"]

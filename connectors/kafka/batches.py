@@ -11,12 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as inside
 from aiokafka.errors import CorruptRecordException
+from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
+_LOOK_EVERY_S = 0.2
 _USED = {
     inside.Fetcher: ("_notify", "_create_fetch_waiter", "_fetch_requests_routine"),
     inside.FetchResult: ("check_assignment", "has_more", "_update_position"),
@@ -128,6 +131,44 @@ class Fetched:
         self._results.pop(partition, None)
         self._open.pop(partition, None)
         self._fetcher._notify(self._fetcher._wait_consume_future)
+
+
+class Marker(Enum):
+    """How a transaction ended, as it stands in the log."""
+
+    COMMIT = "commit"
+    ABORT = "abort"
+
+
+async def markers(
+    consumer: AIOKafkaConsumer, partition: TopicPartition, producer_id: int, end: int
+) -> Marker | None:
+    """The first marker of a producer at or behind the consumer's position, before ``end``.
+
+    Raises:
+        KafkaError: If the partition cannot be read, or not from that position any more.
+    """
+    fetcher: Any = consumer._fetcher
+    while True:
+        result = fetcher._records.pop(partition, None)
+        if result is None:
+            if await consumer.position(partition) >= end:
+                return None
+            arrived = fetcher._create_fetch_waiter()
+            fetcher._notify(fetcher._wait_consume_future)
+            await asyncio.wait([arrived], timeout=_LOOK_EVERY_S)
+            arrived.cancel()
+            continue
+        if isinstance(result, inside.FetchError):
+            result.check_raise()
+        records = result._partition_records._records
+        while records.has_next():
+            batch = records.next_batch()
+            result._partition_records.next_fetch_offset = batch.next_offset
+            if batch.is_control_batch and batch.producer_id == producer_id:
+                kind = ControlRecord.parse(next(iter(batch)).key)
+                return Marker.ABORT if kind == ABORT_MARKER else Marker.COMMIT
+        result._update_position()
 
 
 def _pieces(fetched: Any) -> Iterator[Piece]:

@@ -126,7 +126,7 @@ def explain(error: BaseException, servers: str) -> str:
     if isinstance(error, errors.TransactionalIdAuthorizationFailed):
         return (
             f"Kafka at {servers} does not let us use our transactional ids; grant the user Write "
-            "and Describe on transactional ids that begin with 'streamline-'"
+            "and Describe on transactional ids that begin with 'streamline/'"
         )
     if isinstance(error, errors.ClusterAuthorizationFailedError):
         return f"Kafka at {servers} does not let us write idempotently; grant IdempotentWrite"

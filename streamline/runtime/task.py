@@ -311,6 +311,7 @@ class Task:
             restored=restore.restored,
             restored_epoch=restore.epoch or None,
             lineage=restore.lineage,
+            checkpoint_interval_ms=self._services.config.checkpoint_every_ms,
             clock=self._services.clock,
             counters=self._chain.counters[node],
         )

@@ -1,9 +1,14 @@
 """What tests do at a broker beside the connector: topics, records, transactions, offsets."""
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions, NewTopic, RecordsToDelete
+
+from streamline.connectors.kafka.client import NO_SECURITY
+from streamline.connectors.kafka.transactions import Transactions
 
 
 @asynccontextmanager
@@ -40,8 +45,6 @@ async def more_partitions(servers, name, count):
 
 async def delete_before(servers, name, offset, partition=0):
     async with admin_of(servers) as admin:
-        from aiokafka.admin import RecordsToDelete
-
         await admin.delete_records({TopicPartition(name, partition): RecordsToDelete(offset)})
 
 
@@ -81,3 +84,19 @@ async def read_all(servers, name, isolation="read_committed"):
                 found += records
     finally:
         await consumer.stop()
+
+
+def now(coroutine):
+    """Run a coroutine to its end from code that waits for nothing, in a loop on a thread."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, coroutine).result(60)
+
+
+async def transactions_of(servers, job):
+    """All transactions of a job, as the broker tells them."""
+    transactions = Transactions(servers, NO_SECURITY)
+    await transactions.open()
+    try:
+        return await transactions.listed(job)
+    finally:
+        await transactions.close()

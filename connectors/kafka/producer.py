@@ -1,0 +1,164 @@
+"""Producer: the records of one epoch on their way to one topic."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from streamline.connectors.kafka.client import KafkaSecurity
+
+_CLOSE_WITHIN_S = 2.0
+
+
+class Producer:
+    """An aiokafka producer that is fed whole record batches.
+
+    Args:
+        servers: Some brokers.
+        topic: Where to write.
+        slot: Which of the task's transactions this is; None without transactions.
+        transactional_id: Its name; None without transactions.
+        timeout_ms: After so long the broker aborts the transaction.
+        compression: Of record batches.
+        batch_bytes: Most bytes of records in one record batch.
+        security: Encryption, and who we are.
+
+    Attributes:
+        ends: For each partition that was written to, the offset of the last record there.
+        begun: Something was handed over to be sent.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        topic: str,
+        *,
+        slot: int | None,
+        transactional_id: str | None,
+        timeout_ms: int,
+        compression: str | None,
+        batch_bytes: int,
+        security: KafkaSecurity,
+    ) -> None:
+        self.topic = topic
+        self.slot = slot
+        self.transactional_id = transactional_id
+        self.ends: dict[int, int] = {}
+        self.begun = False
+        self._options: dict[str, Any] = {
+            "bootstrap_servers": servers,
+            "transactional_id": transactional_id,
+            "transaction_timeout_ms": timeout_ms,
+            "enable_idempotence": True,
+            "compression_type": compression,
+            "max_batch_size": batch_bytes,
+            **security.options(),
+        }
+        self._producer: AIOKafkaProducer | None = None
+        self._queue: list[tuple[int, BatchBuilder]] = []
+        self._flying: dict[asyncio.Future[Any], tuple[int, int, int]] = {}
+        self._flying_bytes = 0
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Producer id and epoch."""
+        assert self._producer is not None
+        manager = self._producer._txn_manager
+        return manager.producer_id, manager.producer_epoch
+
+    async def open(self) -> None:
+        """Get a producer id; aborts and shuts out whoever had the transactional id before."""
+        producer = AIOKafkaProducer(**self._options)
+        try:
+            await producer.start()
+            if self.transactional_id is not None:
+                await producer.begin_transaction()
+        except BaseException:
+            await _stop(producer)
+            raise
+        self._producer = producer
+
+    async def partition_count(self) -> int:
+        """How many partitions the topic has now."""
+        assert self._producer is not None
+        return len(await self._producer.partitions_for(self.topic))
+
+    def add(
+        self,
+        targets: Sequence[int],
+        values: Sequence[bytes],
+        keys: Sequence[bytes | None] | None,
+        times: Sequence[int],
+        headers: Sequence[Sequence[tuple[str, bytes]]] | None,
+    ) -> None:
+        """Put records into record batches, by partition; ``send`` sends them."""
+        assert self._producer is not None
+        self.begun = True
+        create = self._producer.create_batch
+        builders: dict[int, BatchBuilder] = {}
+        for place, target in enumerate(targets):
+            key = None if keys is None else keys[place]
+            extra = [] if headers is None else headers[place]
+            builder = builders.get(target)
+            if builder is None:
+                builder = builders[target] = create()
+            at, value = times[place], values[place]
+            if builder.append(timestamp=at, key=key, value=value, headers=extra) is None:
+                self._queue.append((target, builder))
+                builder = builders[target] = create()
+                builder.append(timestamp=at, key=key, value=value, headers=extra)
+        self._queue += builders.items()
+
+    async def send(self, leave_bytes: int) -> None:
+        """Send what was added, and wait until no more than so many bytes are under way.
+
+        Raises:
+            KafkaError: If a record batch could not be written.
+        """
+        assert self._producer is not None
+        queue, self._queue = self._queue, []
+        for partition, builder in queue:
+            size, count = builder.size(), builder.record_count()
+            builder.close()
+            sent = await self._producer.send_batch(builder, self.topic, partition=partition)
+            self._flying[sent] = partition, size, count
+            self._flying_bytes += size
+        while self._flying and (self._flying_bytes > leave_bytes or leave_bytes == 0):
+            await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
+            self._land()
+        self._land()
+
+    def _land(self) -> None:
+        """Take note of what has arrived."""
+        for future in [one for one in self._flying if one.done()]:
+            partition, size, count = self._flying.pop(future)
+            self._flying_bytes -= size
+            last = future.result().offset + count - 1
+            self.ends[partition] = max(self.ends.get(partition, -1), last)
+
+    async def close(self) -> None:
+        """Let go of the connection; a transaction stays as it is."""
+        producer, self._producer = self._producer, self._producer
+        if producer is not None:
+            for future in self._flying:
+                future.add_done_callback(_ignore)
+            await _stop(producer)
+
+
+async def _stop(producer: AIOKafkaProducer) -> None:
+    """Close a producer also when it has something to send and nobody takes it."""
+    try:
+        async with asyncio.timeout(_CLOSE_WITHIN_S):
+            await producer.stop()
+    except TimeoutError:
+        await producer._sender.close()
+        await producer.client.close()
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    if not future.cancelled():
+        future.exception()

@@ -1,0 +1,377 @@
+"""KafkaWriter: one transaction for each epoch of one task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter, itemgetter
+from typing import Any, TypeVar
+
+from aiokafka import errors
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
+
+from streamline.batch import Batch
+from streamline.connectors.kafka.client import KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.partitioner import Partitions
+from streamline.connectors.kafka.producer import Producer
+from streamline.connectors.kafka.transactions import (
+    Outcome,
+    Prepared,
+    Transactions,
+    parse_id,
+    transactional_id,
+)
+from streamline.errors import ConnectorError, EncodeError, UsageError
+from streamline.formats import Format
+from streamline.io import Committable, SinkWriter, WriterContext
+from streamline.messages import MIN_TIMESTAMP
+
+T = TypeVar("T")
+_SLOTS = 3
+_MOST_SLOTS = 64
+_IN_FLIGHT_BYTES = 8 << 20
+_CLOSE_WITHIN_S = 2.0
+_FOREVER_S = 1e9
+
+
+@dataclass(frozen=True)
+class WriteSettings:
+    """What a writer is told of its sink; ``KafkaSink`` says what each means."""
+
+    servers: str
+    topic: str
+    format: Format[Any]
+    key: str | Callable[[Any], Any] | None
+    value: Callable[[Any], Any] | None
+    headers: Callable[[Any], Any] | None
+    exactly_once: bool
+    transaction_timeout_ms: int
+    fail_on_loss: bool
+    compression: str | None
+    batch_bytes: int
+    give_up_after_ms: int
+    security: KafkaSecurity
+
+
+class KafkaWriter(SinkWriter[T]):
+    """Writes record batches; a spare producer stands ready for the next epoch.
+
+    Each transaction has a producer of its own, so that its producer epoch names it alone. The
+    producer goes when its epoch is prepared; to commit takes no more than the three numbers in
+    the committable, here or in another process.
+    """
+
+    def __init__(self, settings: WriteSettings) -> None:
+        self._settings = settings
+        self._transactions: Transactions | None = None
+        self._current: Producer | None = None
+        self._spare: asyncio.Task[Producer] | None = None
+        self._retiring: set[asyncio.Task[None]] = set()
+        self._free: deque[int] = deque()
+        self._slots = 0
+
+    # ------------------------------------------------------------------ begin
+
+    async def open(self, context: WriterContext) -> None:
+        self._context = context
+        settings = self._settings
+        if settings.exactly_once:
+            interval = context.checkpoint_interval_ms
+            if interval is not None and settings.transaction_timeout_ms < 2 * interval:
+                raise UsageError(
+                    f"{self._what}: transaction_timeout={settings.transaction_timeout_ms} ms must "
+                    f"be at least twice the time between checkpoints, {interval} ms, or records "
+                    "that a checkpoint covers are lost; set it higher, or --checkpoint-every lower"
+                )
+        self._partitions = Partitions(await self._again(self._look_around))
+        if settings.exactly_once:
+            self._transactions = Transactions(
+                settings.servers, settings.security, timeout_ms=settings.transaction_timeout_ms
+            )
+            await self._again(self._transactions.open)
+
+    async def recover(self, committables: list[Committable]) -> None:
+        if self._transactions is None:
+            self._spare = asyncio.ensure_future(self._produce(None))
+        else:
+            prepared = [Prepared.of(stored) for stored in committables]
+            await self._commit(prepared)
+            await self._shut_out({one.id for one in prepared})
+            mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
+            recent = {slot for _, _, index, slot in mine if index == self._context.index}
+            # A transaction that a restore may name again keeps its producer epoch for a while.
+            order = sorted(range(max(_SLOTS, len(recent) + 1)), key=lambda slot: slot in recent)
+            self._free.extend(order)
+            self._slots = len(order)
+            self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
+        await self._next()
+
+    async def _look_around(self) -> int:
+        """How many partitions the topic has; checks what can be checked now."""
+        settings = self._settings
+        admin = AIOKafkaAdminClient(
+            bootstrap_servers=settings.servers, **settings.security.options()
+        )
+        try:
+            await admin.start()
+            (topic,) = await admin.describe_topics([settings.topic])
+            if topic["error_code"] == errors.UnknownTopicOrPartitionError.errno:
+                raise ConnectorError(
+                    f"{self._what}: there is no topic {settings.topic!r} at {settings.servers}; "
+                    "create it, or correct topic="
+                )
+            if topic["error_code"] != 0:
+                raise errors.for_code(topic["error_code"])(settings.topic)
+            if settings.exactly_once:
+                await self._check_timeout(admin)
+        finally:
+            await admin.close()
+        return len(topic["partitions"])
+
+    async def _check_timeout(self, admin: AIOKafkaAdminClient) -> None:
+        (node,) = {broker["node_id"] for broker in (await admin.describe_cluster())["brokers"][:1]}
+        resource = ConfigResource(
+            ConfigResourceType.BROKER, str(node), configs={"transaction.max.timeout.ms": None}
+        )
+        (answer,) = await admin.describe_configs([resource])
+        code, _, _, _, entries = answer.resources[0]
+        limits = [int(entry[1]) for entry in entries if entry[0] == "transaction.max.timeout.ms"]
+        wanted = self._settings.transaction_timeout_ms
+        if code == 0 and limits and wanted > limits[0]:
+            raise UsageError(
+                f"{self._what}: transaction_timeout={wanted} ms is longer than the broker allows, "
+                f"{limits[0]} ms; lower it, or raise transaction.max.timeout.ms of the broker"
+            )
+
+    async def _shut_out(self, named: set[str]) -> None:
+        """Abort what the earlier writers of our share left open, and fence who wrote it.
+
+        Not those that the checkpoint names: they are committed, and must stay what they are.
+        """
+        context, transactions = self._context, self._transactions
+        assert transactions is not None
+        for one in await transactions.listed(context.job, context.node):
+            parsed = parse_id(one.id)
+            ours = parsed is not None and parsed[2] % context.parallelism == context.index
+            if ours and one.id not in named:
+                await self._again(partial(transactions.fence, one.id))
+
+    # ------------------------------------------------------------------ producers
+
+    async def _produce(self, slot: int | None) -> Producer:
+        """A producer under a new producer epoch."""
+        settings, context = self._settings, self._context
+        name = None
+        if slot is not None:
+            name = transactional_id(context.job, context.node, context.index, slot)
+        producer = Producer(
+            settings.servers,
+            settings.topic,
+            slot=slot,
+            transactional_id=name,
+            timeout_ms=settings.transaction_timeout_ms,
+            compression=settings.compression,
+            batch_bytes=settings.batch_bytes,
+            security=settings.security,
+        )
+        await self._again(producer.open)
+        return producer
+
+    async def _next(self) -> None:
+        """Go over to the spare producer, and begin to make another."""
+        assert self._spare is not None
+        self._current = await self._spare
+        self._spare = None
+        count = await self._current.partition_count()
+        if count != self._partitions.count:
+            self._partitions = Partitions(count)  # some were added
+        if self._settings.exactly_once:
+            if not self._free:
+                if self._slots >= _MOST_SLOTS:
+                    raise ConnectorError(
+                        f"{self._what}: {self._slots} transactions wait for a checkpoint to "
+                        "complete; see why checkpoints fail"
+                    )
+                self._free.append(self._slots)
+                self._slots += 1
+            self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
+
+    # ------------------------------------------------------------------ writing
+
+    def write(self, batch: Batch) -> None:
+        producer, settings = self._current, self._settings
+        assert producer is not None
+        rows = batch.to_rows()
+        values = rows.values
+        keys = self._keys(values)
+        headers = None if settings.headers is None else [settings.headers(v) for v in values]
+        if settings.value is not None:
+            values = [settings.value(value) for value in values]
+        encoded = settings.format.encode_many(values)
+        if keys is None:
+            targets = [self._partitions.next()] * len(encoded)
+        else:
+            targets = self._partitions.of(keys)
+        now_ms = self._context.clock.now_ms()
+        times = [now_ms if at == MIN_TIMESTAMP else at for at in rows.timestamps.tolist()]
+        producer.add(targets, encoded, keys, times, headers)
+        self._context.counters.bytes_out += sum(map(len, encoded))
+
+    def _keys(self, values: list[Any]) -> list[bytes | None] | None:
+        key = self._settings.key
+        if key is None:
+            return None
+        if isinstance(key, str):
+            get = itemgetter(key) if values and isinstance(values[0], dict) else attrgetter(key)
+            try:
+                found = [get(value) for value in values]
+            except (AttributeError, KeyError):
+                raise EncodeError(
+                    f"{self._what}: key={key!r} is no field of every record"
+                ) from None
+        else:
+            found = [key(value) for value in values]
+        return [
+            one.encode() if type(one) is str else one if type(one) is bytes else _key_bytes(one)
+            for one in found
+        ]
+
+    async def ready(self) -> None:
+        assert self._current is not None
+        try:
+            await self._current.send(_IN_FLIGHT_BYTES)
+        except errors.KafkaError as error:
+            raise self._broken(error) from error
+
+    async def prepare(self, epoch: int) -> list[Committable]:
+        producer, settings = self._current, self._settings
+        assert producer is not None
+        try:
+            await producer.send(0)
+        except errors.KafkaError as error:
+            raise self._broken(error) from error
+        if not settings.exactly_once or not producer.ends:
+            return []
+        assert producer.transactional_id is not None
+        prepared = Prepared(
+            producer.transactional_id,
+            *producer.identity,
+            settings.topic,
+            epoch,
+            dict(producer.ends),
+        )
+        retiring = asyncio.ensure_future(producer.close())
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+        self._current = None
+        await self._next()
+        return [prepared.as_list()]
+
+    async def commit(self, committables: list[Committable]) -> None:
+        if self._transactions is not None and committables:
+            await self._commit([Prepared.of(stored) for stored in committables])
+
+    async def _commit(self, prepared: list[Prepared]) -> None:
+        transactions = self._transactions
+        assert transactions is not None
+        work = [self._again(partial(transactions.commit, one)) for one in prepared]
+        outcomes = await asyncio.gather(*work)
+        for one, outcome in zip(prepared, outcomes, strict=True):
+            if outcome is not Outcome.COMMITTED:
+                self._lost(one, outcome)
+            parsed = parse_id(one.id)
+            if parsed is not None and parsed[2] == self._context.index and self._slots:
+                if parsed[3] not in self._free and parsed[3] < self._slots:
+                    self._free.append(parsed[3])
+
+    def _lost(self, prepared: Prepared, outcome: Outcome) -> None:
+        """A transaction that a checkpoint covers has not been committed, and cannot be."""
+        where = ", ".join(str(partition) for partition in sorted(prepared.ends))
+        if outcome is Outcome.ABORTED:
+            what = (
+                "was aborted by the broker, since nobody committed it in time, or by hand: its "
+                "records are lost; transaction_timeout must be longer than a job may be down"
+            )
+        else:
+            what = (
+                "is gone, and the topic no longer tells what became of it: its records may be lost"
+            )
+        message = (
+            f"{self._what}: the transaction of checkpoint {prepared.checkpoint}, topic "
+            f"{prepared.topic!r}, partitions {where} ({prepared.id}) {what}"
+        )
+        if self._settings.fail_on_loss:
+            raise ConnectorError(f'{message}; on_lost_transaction="log" would go on without them')
+        log.error("streamline: %s", message)
+
+    # ------------------------------------------------------------------ end
+
+    async def close(self) -> None:
+        current, self._current = self._current, None
+        spare, self._spare = self._spare, None
+        transactions, self._transactions = self._transactions, None
+        if spare is not None:
+            # To cancel it at once would leave a half-made connection behind.
+            await asyncio.wait([spare], timeout=_CLOSE_WITHIN_S)
+            spare.cancel()
+            (made,) = await asyncio.gather(spare, return_exceptions=True)
+            if isinstance(made, Producer):
+                await made.close()
+        if current is not None:
+            await current.close()
+            if transactions is not None and current.begun:
+                await self._abort(transactions, current)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        if transactions is not None:
+            await transactions.close()
+
+    async def _abort(self, transactions: Transactions, producer: Producer) -> None:
+        """Out of politeness: whoever recovers would do it, or the broker in the end."""
+        assert producer.transactional_id is not None
+        given_up = Prepared(producer.transactional_id, *producer.identity, "", 0, {})
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await transactions.abort(given_up)
+        except (TimeoutError, errors.KafkaError) as error:
+            log.debug("aborting %s: %s", given_up.id, error)
+
+    @property
+    def _what(self) -> str:
+        return f"sink {self._context.node!r}"
+
+    async def _again(self, work: Callable[[], Any]) -> Any:
+        return await retry(
+            work,
+            what=self._what,
+            servers=self._settings.servers,
+            give_up_after_s=self._settings.give_up_after_ms / 1000,
+        )
+
+    def _broken(self, error: errors.KafkaError) -> ConnectorError:
+        settings = self._settings
+        if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
+            return ConnectorError(
+                f"{self._what}: a record batch is larger than topic {settings.topic!r} takes: "
+                f"{error}; raise max.message.bytes of the topic, lower batch_bytes="
+                f"{settings.batch_bytes}, or write smaller records"
+            )
+        if isinstance(error, errors.ProducerFenced | errors.InvalidProducerEpoch):
+            return ConnectorError(
+                f"{self._what}: Kafka has shut this writer out, because a newer run of the job "
+                "writes under its name"
+            )
+        return ConnectorError(f"{self._what}: {explain(error, settings.servers)}")
+
+
+def _key_bytes(key: Any) -> bytes | None:
+    if key is None or isinstance(key, bytes):
+        return key
+    if isinstance(key, str):
+        return key.encode()
+    if isinstance(key, int) and not isinstance(key, bool):
+        return str(key).encode()
+    raise EncodeError(f"a key must be bytes, str, int or None, not {key!r:.80}")
