@@ -56,6 +56,7 @@ PURE = [
 HOME = {
     "rocksdict": ["streamline/state/rocksdb.py"],
     "aiokafka": ["connectors/kafka"],
+    "psycopg": ["connectors/postgres"],
     "ray": ["streamline/engines/ray"],
     "click": ["streamline/cli"],
     "rich": ["streamline/cli"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -12,15 +11,14 @@ from typing import Any, Literal, TypeVar
 from aiokafka import errors
 from aiokafka.helpers import create_ssl_context
 
+from streamline.connectors.outage import Patience, log
 from streamline.errors import ConnectorError, UsageError
 
 T = TypeVar("T")
-log = logging.getLogger("streamline.kafka")
+__all__ = ["AWAY", "NO_SECURITY", "KafkaSecurity", "explain", "log", "retry"]
 # What aiokafka logs while a broker is away is said by us, once and in words.
 logging.getLogger("aiokafka").addHandler(logging.NullHandler())
 
-_FIRST_PAUSE_S = 0.1
-_LONGEST_PAUSE_S = 5.0
 AWAY = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -142,36 +140,17 @@ async def retry(
     servers: str,
     give_up_after_s: float,
 ) -> T:
-    """Do something until Kafka is there; said once when it is away, and once when it is back.
-
-    Args:
-        work: What to do; it is begun anew each time.
-        what: Who wants it, for messages: ``source 'orders'``.
-        servers: Where Kafka is.
-        give_up_after_s: After so long the error is raised.
+    """Do something until Kafka is there; see :class:`Patience`.
 
     Raises:
         ConnectorError: For an error that does not go away, or when it is time to give up.
     """
-    clock = asyncio.get_running_loop().time
-    began, pause, away = clock(), _FIRST_PAUSE_S, False
-    while True:
-        try:
-            result = await work()
-        except AWAY as error:
-            reason = explain(error, servers)
-            if clock() - began >= give_up_after_s:
-                raise ConnectorError(
-                    f"{what}: {reason}; given up after {give_up_after_s:g} s"
-                ) from error
-            if not away:
-                away = True
-                log.warning("streamline: %s: %s; trying again", what, reason)
-            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - no secret
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-        except errors.KafkaError as error:
-            raise ConnectorError(f"{what}: {explain(error, servers)}") from error
-        else:
-            if away:
-                log.warning("streamline: %s: Kafka at %s is back", what, servers)
-            return result
+    patience = Patience(
+        what=what,
+        system=f"Kafka at {servers}",
+        away=AWAY,
+        wrong=(errors.KafkaError,),
+        explain=lambda error: explain(error, servers),
+        give_up_after_s=give_up_after_s,
+    )
+    return await patience.retry(work)

@@ -209,7 +209,7 @@ class KafkaReader(SourceReader[T]):
             raise ConnectorError(f"source {self._node!r}: {explain(failure, self._source.servers)}")
         for partition in self._choose(fetched):
             batch = self._read(fetched, partition)
-            if batch is not None:
+            if batch is not None or self._placing is not None:
                 return batch
         return None
 

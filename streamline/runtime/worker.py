@@ -234,22 +234,28 @@ class Worker:
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:
-    """A probe that kills this process at a scripted point: ``point@epoch[@node]``.
+    """A probe that kills this process at a scripted point: ``[all:]point@epoch[@node]``.
 
-    Only tests set it. ``epoch`` may be ``*``; without a script the probe does nothing.
+    Only tests set it. ``epoch`` may be ``*``; with ``all:`` the coordinator is killed as well, and
+    so every process of the job. Without a script the probe does nothing.
     """
     if not script:
         return _no_probe
-    point, epoch, *node = script.split("@")
-    return partial(_crash, point, epoch, node[0] if node else "")
+    point, epoch, *node = script.removeprefix("all:").split("@")
+    also = os.getppid() if script.startswith("all:") else None
+    return partial(_crash, point, epoch, node[0] if node else "", also)
 
 
 def _no_probe(point: str, task: TaskId, epoch: int) -> None:
     pass
 
 
-def _crash(want: str, at: str, node: str, point: str, task: TaskId, epoch: int) -> None:
+def _crash(
+    want: str, at: str, node: str, also: int | None, point: str, task: TaskId, epoch: int
+) -> None:
     if point == want and at in ("*", str(epoch)) and node in ("", task.node):
+        if also is not None:
+            os.kill(also, signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -6,21 +6,11 @@ from itertools import count
 
 import pytest
 
-from streamline.testing.services import KafkaBroker, ServiceUnavailableError
+from streamline.testing.services import KafkaBroker
 from tests.kafka import topics
+from tests.services.started import started
 
 _numbers = count()
-
-
-def started(service):
-    """A server that runs; without one, tests are skipped, but in CI they fail."""
-    try:
-        service.start()
-    except ServiceUnavailableError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-    return service
 
 
 @pytest.fixture(scope="session")

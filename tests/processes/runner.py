@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgpack
@@ -55,20 +55,27 @@ class Run:
         job: str,
         folder: Path,
         *,
-        input: Path,
+        input: Path | None = None,
+        jobs: Path = JOBS,
+        params: Mapping[str, object] | None = None,
         parallelism: int = 1,
+        checkpoint_every: str = "100ms",
         options: Sequence[str] = (),
         crash: str = "",
     ) -> None:
         self.folder = folder
         self.output = folder / "out"
         environment = {**os.environ, "STREAMLINE_TEST_CRASH": crash}
+        if params is None:
+            params = {"input": input, "output": self.output}
+        given = [word for name, value in params.items() for word in ("-p", f"{name}={value}")]
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "streamline.cli.main", "run", f"{JOBS}:{job}"),
-                *("-p", f"input={input}", "-p", f"output={self.output}", "--json"),
+                *(sys.executable, "-m", "streamline.cli.main", "run", f"{jobs}:{job}"),
+                *given,
+                "--json",
                 *("--parallelism", str(parallelism), "--state-dir", str(folder / "state")),
-                *("--checkpoint-every", "100ms", *options),
+                *("--checkpoint-every", checkpoint_every, *options),
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -10,6 +10,7 @@ Nothing here is imported by ``streamline.testing`` itself. A server that cannot 
 """
 
 from streamline.testing.services.kafka import KafkaBroker
+from streamline.testing.services.postgres import PostgresServer
 from streamline.testing.services.process import ServiceUnavailableError
 
-__all__ = ["KafkaBroker", "ServiceUnavailableError"]
+__all__ = ["KafkaBroker", "PostgresServer", "ServiceUnavailableError"]

@@ -198,6 +198,7 @@ class KafkaBroker:
             "broker.session.timeout.ms": "1000",
             "broker.heartbeat.interval.ms": "200",
             "log.cleaner.enable": "false",
+            "log.retention.ms": "-1",  # records of tests are of any time
             **settings,
             **self._properties,
         }

@@ -1,0 +1,170 @@
+"""PostgresServer: a real PostgreSQL in a temporary folder, on loopback."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from streamline.testing.services.process import (
+    ServerProcess,
+    ServiceUnavailableError,
+    free_port,
+)
+
+VARIABLE = "STREAMLINE_TEST_POSTGRES"
+_USERS = ("postgres", "nobody")
+
+
+class PostgresServer:
+    """A server of its own, or the one whose DSN ``STREAMLINE_TEST_POSTGRES`` holds.
+
+    It needs the server's programs, such as Debian's ``postgresql``. PostgreSQL does not run as
+    root; then it runs as the user ``postgres`` or ``nobody``. A server that the variable names
+    can be neither stopped nor killed.
+
+    Args:
+        durable: Wait for the disk, as a test that kills the server needs it.
+
+    Attributes:
+        dsn: How to connect.
+
+    Raises:
+        ServiceUnavailableError: On start, if it cannot be had.
+
+    >>> with PostgresServer() as server:  # doctest: +SKIP
+    ...     sink = PostgresSink(server.dsn, table="spend")
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        self._durable = durable
+        self._given = os.environ.get(VARIABLE)
+        self._folder: Path | None = None
+        self._process: ServerProcess | None = None
+        self._port = free_port()
+        self.dsn = self._given or f"host=127.0.0.1 port={self._port} user=tests dbname=postgres"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, also again after ``stop`` or ``kill``, with what it held."""
+        if self._given is not None:
+            return
+        if self._folder is None:
+            self._create()
+        assert self._process is not None
+        self._process.start()
+
+    def stop(self) -> None:
+        """End it in order; what it holds is kept."""
+        self._running().stop()
+
+    def kill(self) -> None:
+        """End it as by kill -9; what it holds is kept."""
+        self._running().kill()
+
+    def close(self) -> None:
+        """End it and remove what it holds."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServiceUnavailableError(f"the server of {VARIABLE} is not ours to stop")
+        return self._process
+
+    def _create(self) -> None:
+        initdb, postgres = find_program("initdb"), find_program("postgres")
+        become = _other_user()
+        folder = self._folder = Path(tempfile.mkdtemp(prefix="streamline-postgres-"))
+        data = folder / "data"
+        if become is not None:
+            os.chown(folder, become.pw_uid, become.pw_gid)
+        give_up = None if become is None else _giving_up(become)
+        command = [initdb, "-D", str(data), "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        done = subprocess.run(
+            [*command, "--locale=C"], capture_output=True, check=False, preexec_fn=give_up, cwd="/"
+        )
+        if done.returncode != 0:
+            words = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise ServiceUnavailableError(f"PostgreSQL's storage cannot be made: {words}")
+        settings = {
+            "listen_addresses": "127.0.0.1",
+            "port": str(self._port),
+            "unix_socket_directories": "",
+            "fsync": "on" if self._durable else "off",
+            "max_connections": "50",
+        }
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        self._process = ServerProcess(
+            "PostgreSQL",
+            [postgres, "-D", str(data), *options],
+            log=folder / "postgres.log",
+            port=self._port,
+            before=give_up,
+            stop_signal=signal.SIGINT,
+        )
+
+
+def find_program(name: str) -> str:
+    """Where a program of PostgreSQL's server stands.
+
+    Raises:
+        ServiceUnavailableError: If it is not installed.
+    """
+    found = shutil.which(name)
+    if found is not None and Path(found).resolve().name == name:
+        return found
+    versions = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), reverse=True)
+    if versions:
+        return str(versions[0])
+    if found is not None:
+        return found
+    raise ServiceUnavailableError(
+        f"PostgreSQL for tests needs the server's program {name!r}; install PostgreSQL (Debian: "
+        f"postgresql), or name a server in {VARIABLE}"
+    )
+
+
+def _other_user() -> pwd.struct_passwd | None:
+    """Whom to run as: nobody else, unless we are root."""
+    if os.geteuid() != 0:
+        return None
+    for name in _USERS:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    raise ServiceUnavailableError(
+        f"PostgreSQL does not run as root, and there is none of the users {', '.join(_USERS)}"
+    )
+
+
+def _giving_up(user: pwd.struct_passwd) -> Callable[[], None]:
+    def give_up() -> None:
+        os.setgroups([])
+        os.setgid(user.pw_gid)
+        os.setuid(user.pw_uid)
+
+    return give_up
