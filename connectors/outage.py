@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from streamline.errors import ConnectorError
+from streamline.errors import ConnectorError, OutageError
 
 T = TypeVar("T")
 log = logging.getLogger("streamline.connectors")
@@ -44,7 +44,8 @@ class Patience:
             work: What to do; it is begun anew each time.
 
         Raises:
-            ConnectorError: For an error that does not go away, or when it is time to give up.
+            ConnectorError: For an error that does not go away.
+            OutageError: When it is time to give up.
         """
         clock = asyncio.get_running_loop().time
         began, pause, away = clock(), _FIRST_PAUSE_S, False
@@ -54,7 +55,7 @@ class Patience:
             except self.away as error:
                 reason = self.explain(error)
                 if clock() - began >= self.give_up_after_s:
-                    raise ConnectorError(
+                    raise OutageError(
                         f"{self.what}: {reason}; given up after {self.give_up_after_s:g} s"
                     ) from error
                 if not away:

@@ -63,6 +63,13 @@ class ConnectorError(StreamlineError):
     """A source or sink cannot reach or use its system."""
 
 
+class OutageError(ConnectorError):
+    """The outside system is away, and may come back by itself.
+
+    Coming again, it does not end a job: that is up to the budget of restarts alone.
+    """
+
+
 class ChannelClosedError(StreamlineError):
     """This end of the channel was closed by its owner."""
 

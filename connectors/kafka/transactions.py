@@ -154,13 +154,19 @@ class Transactions:
         Returns:
             ``COMMITTED``, now or before; otherwise what became of it.
         """
-        if await self._end(prepared, commit=True):
+        if await self.end(prepared, commit=True):
             return Outcome.COMMITTED
         return await self._look_into_the_log(prepared)
 
-    async def abort(self, prepared: Prepared) -> bool:
-        """Abort this very transaction; False if it is not there any more."""
-        return await self._end(prepared, commit=False)
+    async def end(self, prepared: Prepared, *, commit: bool) -> bool:
+        """End this very transaction; False if it is not there any more."""
+        request = EndTxnRequest(prepared.id, prepared.producer_id, prepared.producer_epoch, commit)
+        answer = await self._ask(prepared.id, request, lambda answer: answer.error_code)
+        if answer.error_code in _FENCED:
+            return False
+        if answer.error_code != 0:
+            raise errors.for_code(answer.error_code)(prepared.id)
+        return True
 
     async def fence(self, name: str) -> tuple[int, int]:
         """Abort what is open under an id, and shut out whoever has written under it.
@@ -200,15 +206,6 @@ class Transactions:
         return Listed(name, state, producer_id, epoch, started_ms, timeout_ms, partitions)
 
     # ------------------------------------------------------------------ inside
-
-    async def _end(self, prepared: Prepared, *, commit: bool) -> bool:
-        request = EndTxnRequest(prepared.id, prepared.producer_id, prepared.producer_epoch, commit)
-        answer = await self._ask(prepared.id, request, lambda answer: answer.error_code)
-        if answer.error_code in _FENCED:
-            return False
-        if answer.error_code != 0:
-            raise errors.for_code(answer.error_code)(prepared.id)
-        return True
 
     async def _ask(self, name: str, request: Any, code: Callable[[Any], int]) -> Any:
         """Send to the coordinator of an id until it has an answer."""

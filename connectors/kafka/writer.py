@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamline.batch import Batch
-from streamline.connectors.kafka.client import KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.producer import Producer
 from streamline.connectors.kafka.transactions import (
@@ -25,7 +25,7 @@ from streamline.connectors.kafka.transactions import (
     parse_id,
     transactional_id,
 )
-from streamline.errors import ConnectorError, EncodeError, UsageError
+from streamline.errors import ConnectorError, EncodeError, OutageError, UsageError
 from streamline.formats import Format
 from streamline.io import Committable, SinkWriter, WriterContext
 from streamline.messages import MIN_TIMESTAMP
@@ -335,7 +335,7 @@ class KafkaWriter(SinkWriter[T]):
         given_up = Prepared(producer.transactional_id, *producer.identity, "", 0, {})
         try:
             async with asyncio.timeout(_CLOSE_WITHIN_S):
-                await transactions.abort(given_up)
+                await transactions.end(given_up, commit=False)
         except (TimeoutError, errors.KafkaError) as error:
             log.debug("aborting %s: %s", given_up.id, error)
 
@@ -364,7 +364,8 @@ class KafkaWriter(SinkWriter[T]):
                 f"{self._what}: Kafka has shut this writer out, because a newer run of the job "
                 "writes under its name"
             )
-        return ConnectorError(f"{self._what}: {explain(error, settings.servers)}")
+        kind = OutageError if isinstance(error, AWAY) else ConnectorError
+        return kind(f"{self._what}: {explain(error, settings.servers)}")
 
 
 def _key_bytes(key: Any) -> bytes | None:

@@ -16,7 +16,13 @@ from streamline.connectors.outage import Patience
 from streamline.connectors.postgres.commits import Commits, Staged
 from streamline.connectors.postgres.rows import encode_rows
 from streamline.connectors.postgres.table import Table, check_key, identifier, read_table
-from streamline.errors import ConnectorError, EncodeError, StreamlineError, UsageError
+from streamline.errors import (
+    ConnectorError,
+    EncodeError,
+    OutageError,
+    StreamlineError,
+    UsageError,
+)
 from streamline.io import Committable, SinkWriter, WriterContext
 
 T = TypeVar("T")
@@ -240,7 +246,7 @@ class PostgresWriter(SinkWriter[T]):
         except ConnectorError as error:
             what = f"{self._what}: "
             text = str(error).removeprefix(what)
-            raise ConnectorError(
+            raise type(error)(
                 f"{what}the rows of checkpoint {staged.checkpoint} cannot go into table "
                 f"{staged.table!r}: {text}"
             ) from error
@@ -274,7 +280,9 @@ class PostgresWriter(SinkWriter[T]):
             return await work()
         except psycopg.Error as error:
             table = self._settings.table
-            raise ConnectorError(f"{self._what}, table {table!r}: {explain(error)}") from error
+            away = isinstance(error, psycopg.OperationalError)
+            kind = OutageError if away else ConnectorError
+            raise kind(f"{self._what}, table {table!r}: {explain(error)}") from error
         except StreamlineError as error:
             raise type(error)(f"{self._what}: {error}") from error
 

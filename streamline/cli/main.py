@@ -10,6 +10,7 @@ import click
 from streamline.cli.plan import plan
 from streamline.cli.run import CANCELED, run
 from streamline.cli.streams import silence, tell
+from streamline.cli.txn import txn
 from streamline.errors import JobFailedError, StreamlineError, UsageError
 
 FAILED, USAGE = 1, 2
@@ -24,6 +25,7 @@ def cli(debug: bool) -> None:
 
 cli.add_command(run)
 cli.add_command(plan)
+cli.add_command(txn)
 
 
 def main() -> None:

@@ -591,7 +591,11 @@ class JobMachine:
             self._end(JobState.FAILED, report.reason, report.trace)
             return
         self._fail_attempt(
-            report.reason, now_ms, repeatable=True, trace=report.trace, echo=report.echo
+            report.reason,
+            now_ms,
+            repeatable=True,
+            trace=report.trace,
+            passing=report.echo or report.outage,
         )
 
     def _fail_attempt(
@@ -602,9 +606,12 @@ class JobMachine:
         repeatable: bool,
         trace: str = "",
         worker_lost: bool = False,
-        echo: bool = False,
+        passing: bool = False,
     ) -> None:
-        """The attempt is over: fence it, then try again or give up."""
+        """The attempt is over: fence it, then try again or give up.
+
+        The same failure twice in a row would come for ever, unless it is a passing one.
+        """
         if self._resume_at_ms is not None and not worker_lost:
             return  # between two attempts already
         self._loading = False
@@ -617,11 +624,11 @@ class JobMachine:
             budget = f" (gave up after {self._restarts.budget})" if repeatable else ""
             self._end(JobState.FAILED, f"{reason}{budget}", trace)
             return
-        if reason == self._last_failure and not echo:
+        if reason == self._last_failure and not passing:
             again = "; it failed the same way twice without a checkpoint in between"
             self._end(JobState.FAILED, reason + again, trace)
             return
-        self._last_failure = None if worker_lost or echo else reason
+        self._last_failure = None if worker_lost or passing else reason
         if self.state == JobState.STOPPING:
             self._stop_asked = True
         if self.state != JobState.RECOVERING and self.state != JobState.STARTING:

@@ -2,7 +2,7 @@
 
 A worker is dead when its control connection ends, which the kernel sees to at once. One that
 is slow, or holds the interpreter's lock in a user's function, keeps its connection and counts
-as alive.
+as alive. One that was stopped (SIGSTOP) would hold up the job for ever: it is killed.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from streamline.runtime.link import LENGTH, Hello, Quit, WorkerSettings
 _MESSAGE_LIMIT = 1 << 30
 _HELLO_LIMIT = 4096
 _END_WAIT_S = 5.0
+_LOOK_EVERY_S = 1.0
+_STOPPED_LOOKS = 5
 
 
 class ProcessPool:
@@ -63,6 +65,7 @@ class ProcessPool:
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._guarding: asyncio.Task[None] | None = None
 
     @property
     def pids(self) -> dict[int, int]:
@@ -73,6 +76,7 @@ class ProcessPool:
         """Listen for workers, on loopback."""
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self._host, self._port = self._server.sockets[0].getsockname()[:2]
+        self._guarding = asyncio.ensure_future(self._guard())
 
     def ensure(self, workers: list[int]) -> None:
         """Start the workers that are not there."""
@@ -90,6 +94,8 @@ class ProcessPool:
     async def close(self) -> None:
         """End all workers: ask, wait a little, kill."""
         self._closing = True
+        if self._guarding is not None:
+            self._guarding.cancel()
         for worker, process in self._processes.items():
             if worker in self._writers:
                 self.send(worker, Quit())
@@ -137,6 +143,16 @@ class ProcessPool:
         self._watchers[worker] = asyncio.ensure_future(
             self._watch(worker, process, settings.directory)
         )
+
+    async def _guard(self) -> None:
+        """Kill workers that stay stopped while we are not."""
+        looks: dict[int, int] = {}
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            for process in list(self._processes.values()):
+                looks[process.pid] = looks.get(process.pid, 0) + 1 if _stopped(process.pid) else 0
+                if looks[process.pid] >= _STOPPED_LOOKS and process.poll() is None:
+                    process.kill()
 
     async def _watch(self, worker: int, process: subprocess.Popen[bytes], directory: str) -> None:
         status = await asyncio.to_thread(process.wait)
@@ -187,6 +203,15 @@ async def _read(reader: asyncio.StreamReader, limit: int) -> Any:
         return decode(await reader.readexactly(length))
     except (ValueError, struct.error) as error:
         raise ProtocolError(f"a message cannot be read: {error}") from error
+
+
+def _stopped(pid: int) -> bool:
+    """Whether a process was stopped by a signal; where there is no /proc, nobody knows."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(") ")[2][:1] == "T"
 
 
 def _how(status: int) -> str:

@@ -150,6 +150,7 @@ class Failed:
         trace: For ``--debug``: the traceback.
         fatal: Trying again cannot help: the user's function or data is at fault.
         echo: It follows from a failure elsewhere.
+        outage: Something outside is away; the next attempt may fail in the same way.
     """
 
     generation: int
@@ -158,6 +159,7 @@ class Failed:
     trace: str = ""
     fatal: bool = False
     echo: bool = False
+    outage: bool = False
 
 
 Report: TypeAlias = (

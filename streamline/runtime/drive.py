@@ -12,6 +12,7 @@ from streamline.errors import (
     ChannelClosedError,
     DecodeError,
     EncodeError,
+    OutageError,
     StreamlineError,
     UsageError,
     UserFunctionError,
@@ -80,6 +81,7 @@ def failure(generation: int, task: TaskId, error: BaseException) -> Failed:
         reason = f"task {task} lost its connection ({error})"
         return Failed(generation, task, reason, trace, echo=True)
     if isinstance(error, StreamlineError):
-        return Failed(generation, task, str(error), trace)
+        outage = isinstance(error, OutageError)
+        return Failed(generation, task, str(error), trace, outage=outage)
     reason = f"task {task} failed by {type(error).__name__}: {error}"
     return Failed(generation, task, reason, trace)

@@ -14,7 +14,9 @@ from aiokafka import AIOKafkaProducer
 
 from streamline.connectors.kafka.transactions import OPEN_STATES
 from tests.kafka.topics import create, now, read_all, transactions_of
+from streamline.testing.services import KafkaBroker
 from tests.processes.runner import START_MS, Run
+from tests.services.started import started
 
 JOBS = Path(__file__).with_name("jobs.py")
 RECORDS = int(os.environ.get("STREAMLINE_KAFKA_RECORDS", "500000"))
@@ -36,12 +38,16 @@ def order(number, rng):
 @pytest.fixture(scope="module")
 def orders(kafka):
     """A topic of orders, and what the jobs are to make of them."""
-    rng, name = random.Random(1), f"orders-{os.getpid()}"
-    made = [order(number, rng) for number in range(RECORDS)]
+    return fill(kafka.servers, RECORDS)
 
-    async def fill():
-        await create(kafka.servers, name, PARTITIONS)
-        async with AIOKafkaProducer(bootstrap_servers=kafka.servers, max_batch_size=1 << 18) as out:
+
+def fill(servers, records):
+    rng, name = random.Random(1), f"orders-{os.getpid()}"
+    made = [order(number, rng) for number in range(records)]
+
+    async def send():
+        await create(servers, name, PARTITIONS)
+        async with AIOKafkaProducer(bootstrap_servers=servers, max_batch_size=1 << 18) as out:
             waiting = []
             for partition in range(PARTITIONS):
                 batch = out.create_batch()
@@ -54,7 +60,7 @@ def orders(kafka):
                 waiting.append(await out.send_batch(batch, name, partition=partition))
             await asyncio.gather(*waiting)
 
-    asyncio.run(fill())
+    asyncio.run(send())
     sums = {}
     for one in made:
         if one["amount"] > 3:
@@ -77,7 +83,7 @@ class Case:
         self.target = f"out-{os.getpid()}-{next(_numbers)}"
         asyncio.run(create(self.servers, self.target, 3))
 
-    def start(self, parallelism=2, crash="", options=()):
+    def start(self, parallelism=2, crash="", options=(), state="state"):
         params = {"servers": self.servers, "source": self.source, "target": self.target}
         return Run(
             self.job,
@@ -88,6 +94,7 @@ class Case:
             crash=crash,
             checkpoint_every="200ms",
             options=options,
+            state=state,
         )
 
     def killed(self, crash, parallelism=2):
@@ -142,7 +149,7 @@ def test_a_worker_dies_at_every_point(case, point):
 
 @pytest.mark.parametrize(
     ("point", "parallelism"),
-    zip([*WORKER_POINTS, "manifest", "completed"], [1, 3] * 5),
+    list(zip([*WORKER_POINTS, "manifest", "completed"], [1, 3] * 5, strict=False)),
 )
 def test_all_die_at_every_point_and_go_on_at_another_parallelism(case, point, parallelism):
     one = case()
@@ -201,6 +208,41 @@ def test_workers_are_killed_at_random_moments(case):
             rng.choice(workers).send_signal(signal.SIGKILL)
             killed += 1
     run.finish()
+    one.check()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("moment", ["killed", "paused"])
+def test_the_broker_is_away_for_a_while(tmp_path, moment):
+    """It is killed and started again twice, or stands still; the job bears with it."""
+    broker = started(KafkaBroker())
+    try:
+        one = Case(broker, fill(broker.servers, 200_000), tmp_path, "copy")
+        run = one.start(2)
+        for _ in range(2):
+            run.wait_for("checkpoints/*/MANIFEST")
+            ended(run, 0.3)
+            if moment == "killed":
+                broker.kill()
+                ended(run, 1)
+                broker.start()
+            else:
+                broker.pause()
+                ended(run, 2)
+                broker.resume()
+        run.finish()
+        one.check()
+    finally:
+        broker.close()
+
+
+def test_a_worker_stands_still_for_longer_than_it_may(case):
+    """It is taken for dead and replaced, and what it had begun is aborted."""
+    one = case("copy")
+    run = one.start(2)
+    run.wait_for("checkpoints/*/MANIFEST")
+    run.workers()[0].suspend()
+    assert run.finish()["restarts"] >= 1
     one.check()
 
 

@@ -60,11 +60,13 @@ class Run:
         params: Mapping[str, object] | None = None,
         parallelism: int = 1,
         checkpoint_every: str = "100ms",
+        state: str = "state",
         options: Sequence[str] = (),
         crash: str = "",
     ) -> None:
         self.folder = folder
         self.output = folder / "out"
+        self.state = folder / state
         environment = {**os.environ, "STREAMLINE_TEST_CRASH": crash}
         if params is None:
             params = {"input": input, "output": self.output}
@@ -74,7 +76,7 @@ class Run:
                 *(sys.executable, "-m", "streamline.cli.main", "run", f"{jobs}:{job}"),
                 *given,
                 "--json",
-                *("--parallelism", str(parallelism), "--state-dir", str(folder / "state")),
+                *("--parallelism", str(parallelism), "--state-dir", str(self.state)),
                 *("--checkpoint-every", checkpoint_every, *options),
             ],
             stdout=subprocess.PIPE,
@@ -98,7 +100,7 @@ class Run:
         import time
 
         end = time.monotonic() + timeout_s
-        while not list((self.folder / "state").glob(what)):
+        while not list(self.state.glob(what)):
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < end, f"no {what} in {timeout_s} s"
             self.workers()
@@ -132,7 +134,7 @@ class Run:
 
     def nothing_left(self) -> None:
         """No temporary file, no live state."""
-        state = self.folder / "state"
+        state = self.state
         assert not (state / "live").exists()
         assert not list(state.rglob(".*")), list(state.rglob(".*"))
         assert not (self.output / ".pending").exists()

@@ -114,9 +114,10 @@ class Play:
     def manifest(self, epoch: int, error: str | None = None) -> str:
         return self.said(self.machine.on_manifest(epoch, error, 10, self.now))
 
-    def fail(self, reason: str = "boom", *, fatal: bool = False) -> str:
+    def fail(self, reason: str = "boom", *, fatal: bool = False, outage: bool = False) -> str:
         task = self.tasks[0]
-        return self.report(Failed(self.machine.generation, task, reason, "trace", fatal))
+        failed = Failed(self.machine.generation, task, reason, "trace", fatal, outage=outage)
+        return self.report(failed)
 
     def tick(self, after_ms: int = 0) -> str:
         self.now += after_ms
@@ -482,6 +483,14 @@ def test_the_same_failure_twice_without_a_checkpoint_between_fails_the_job() -> 
     assert play.end is not None
     assert play.end.reason.startswith("boom; it failed the same way twice")
     assert play.end.trace == "trace"
+
+
+def test_an_outage_may_come_again_until_the_budget_is_spent() -> None:
+    play = Play().to_running()
+    for number in range(1, 4):
+        assert play.fail("the server is away", outage=True) == f"stop{number} workers"
+        play.to_running_again()
+    assert play.machine.restarts == 3
 
 
 def test_the_same_failure_after_a_checkpoint_is_another_one() -> None:
