@@ -5,6 +5,9 @@ import inspect
 
 import pytest
 
+from streamline.testing.services import KafkaBroker, PostgresServer
+from tests.services.started import started
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem):
@@ -14,3 +17,27 @@ def pytest_pyfunc_call(pyfuncitem):
     names = pyfuncitem._fixtureinfo.argnames
     asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in names}))
     return True
+
+
+@pytest.fixture(scope="session")
+def kafka():
+    """One broker for all tests; each makes topics of its own."""
+    broker = started(KafkaBroker())
+    yield broker
+    broker.close()
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """One server for all tests; each makes tables of its own."""
+    server = started(PostgresServer())
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def orders(kafka):
+    """A topic of orders, and what the jobs are to make of them."""
+    from tests.kafka.cases import RECORDS, fill
+
+    return fill(kafka.servers, RECORDS)

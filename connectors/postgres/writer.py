@@ -83,6 +83,8 @@ class PostgresWriter(SinkWriter[T]):
 
     async def _look_around(self) -> None:
         settings = self._settings
+        if self._filling is not None:
+            await self._filling.close()
         self._filling = await self._connect()
         self._table = await read_table(self._filling, self._what, settings.table)
         if settings.key:

@@ -6,18 +6,9 @@ from itertools import count
 
 import pytest
 
-from streamline.testing.services import KafkaBroker
 from tests.kafka import topics
-from tests.services.started import started
 
 _numbers = count()
-
-
-@pytest.fixture(scope="session")
-def kafka():
-    broker = started(KafkaBroker())
-    yield broker
-    broker.close()
 
 
 @pytest.fixture

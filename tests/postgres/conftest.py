@@ -6,8 +6,6 @@ from itertools import count
 import psycopg
 import pytest
 
-from streamline.testing.services import PostgresServer
-from tests.services.started import started
 
 _numbers = count()
 
@@ -21,7 +19,7 @@ class Database:
     def __call__(self, text, *values):
         """Run a statement; its rows."""
         with psycopg.connect(self.dsn, autocommit=True) as connection:
-            cursor = connection.execute(text, values)
+            cursor = connection.execute(text, values or None)
             return cursor.fetchall() if cursor.description else []
 
     def table(self, columns):
@@ -38,13 +36,6 @@ class Database:
             "select application_name from pg_stat_activity where application_name like 'streamline/%'"
         )
         return full, connections
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    server = started(PostgresServer())
-    yield server
-    server.close()
 
 
 @pytest.fixture
