@@ -125,6 +125,9 @@ class Fetched:
         task = self._fetcher.error_future
         return task.exception() if task.done() and not task.cancelled() else None
 
+    async def close(self) -> None:
+        """Before the consumer is stopped."""
+
     def _done(self, partition: TopicPartition) -> None:
         """Let the fetcher ask for more of this partition."""
         self._fetcher._records.pop(partition, None)

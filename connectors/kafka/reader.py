@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from streamline.batch import Batch, RowBatch
-from streamline.connectors.kafka.batches import Fetched
+from streamline.connectors.kafka.batches import Fetched, fits
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import ConnectorError, DecodeError
 from streamline.formats import Format
@@ -106,7 +107,7 @@ class KafkaReader(SourceReader[T]):
             await consumer.stop()
             raise
         self._consumer = consumer
-        self._fetched = Fetched(consumer)
+        self._fetched = fetched_by(consumer, whole_batches=fits())
 
     def assign(self, positions: Mapping[str, Position | None]) -> None:
         begins = not self._assigned and not self._context.restored
@@ -131,7 +132,10 @@ class KafkaReader(SourceReader[T]):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        consumer, self._consumer, self._fetched = self._consumer, None, None
+        consumer, self._consumer = self._consumer, None
+        fetched, self._fetched = self._fetched, None
+        if fetched is not None:
+            await fetched.close()
         if consumer is not None:
             try:
                 await consumer.stop()

@@ -1,0 +1,105 @@
+"""The same as ``batches``, by aiokafka's public ``getmany``: for when its inside has changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from aiokafka import AIOKafkaConsumer, TopicPartition, errors
+
+from streamline.connectors.kafka.batches import Fetched, Piece
+
+_MOST_RECORDS = 50_000
+_WAIT_MS = 100
+
+
+class FetchedByGetmany(Fetched):
+    """What ``getmany`` has brought, by partition; a task asks for more when little is left."""
+
+    def __init__(self, consumer: AIOKafkaConsumer) -> None:
+        self._consumer = consumer
+        self._pieces: dict[TopicPartition, deque[Piece]] = {}
+        self._errors: dict[TopicPartition, errors.KafkaError] = {}
+        self._positions: dict[TopicPartition, int] = {}
+        self._records = 0
+        self._arrived = asyncio.Event()
+        self._wanted = asyncio.Event()
+        self._task = asyncio.ensure_future(self._fetch())
+
+    def partitions(self) -> list[TopicPartition]:
+        return [*self._errors, *(at for at in self._pieces if at not in self._errors)]
+
+    def take(self, partition: TopicPartition) -> Piece | None:
+        error = self._errors.pop(partition, None)
+        if error is not None:
+            raise error
+        pieces = self._pieces.get(partition)
+        if not pieces:
+            return None
+        piece = pieces.popleft()
+        if not pieces:
+            del self._pieces[partition]
+        self._records -= len(piece.records)
+        self._wanted.set()
+        return piece
+
+    def stop(self, partition: TopicPartition) -> None:
+        self._consumer.pause(partition)
+        self._records -= sum(len(one.records) for one in self._pieces.pop(partition, ()))
+
+    async def wait(self, timeout_s: float) -> None:
+        self._arrived.clear()
+        try:
+            await asyncio.wait_for(self._arrived.wait(), timeout_s)
+        except TimeoutError:
+            pass
+
+    def forget(self) -> None:
+        self._pieces.clear()
+        self._errors.clear()
+        self._positions.clear()
+        self._records = 0
+
+    def failure(self) -> BaseException | None:
+        task = self._task
+        return task.exception() if task.done() and not task.cancelled() else None
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _fetch(self) -> None:
+        consumer = self._consumer
+        while True:
+            assigned = consumer.assignment()
+            if not assigned or self._records >= _MOST_RECORDS:
+                self._wanted.clear()
+                try:
+                    await asyncio.wait_for(self._wanted.wait(), _WAIT_MS / 1000)
+                except TimeoutError:
+                    pass
+                continue
+            try:
+                found = await consumer.getmany(timeout_ms=_WAIT_MS)
+            except errors.OffsetOutOfRangeError as error:
+                for partition in error.args[0]:
+                    self._errors[partition] = error
+                self._arrived.set()
+                await asyncio.sleep(_WAIT_MS / 1000)
+                continue
+            if consumer.assignment() != assigned:
+                continue  # it was assigned anew meanwhile
+            for partition in assigned:
+                behind = await consumer.position(partition)
+                if behind > self._positions.get(partition, -1):
+                    # Also when nothing but markers of transactions lay there.
+                    self._positions[partition] = behind
+                    records = found.get(partition, [])
+                    self._pieces.setdefault(partition, deque()).append(Piece(records, behind))
+                    self._records += len(records)
+                    self._arrived.set()
+
+
+def fetched_by(consumer: AIOKafkaConsumer, *, whole_batches: bool) -> Fetched:
+    """What a consumer fetches: whole batches where that is possible."""
+    return Fetched(consumer) if whole_batches else FetchedByGetmany(consumer)
