@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import kafka
 from benchmarks.measure import (
     ROUNDS,
     Result,
@@ -148,6 +149,9 @@ MEASURES: dict[str, Callable[[], Result]] = {
     "keys": many_keys,
     "first": first_result,
     "pauses": pauses,
+    "kafka-read": kafka.reading,
+    "kafka-keyed": kafka.keyed,
+    "kafka-latency": kafka.latency,
 }
 
 

@@ -77,14 +77,21 @@ def plain_twice(name: str, source: Path, work: Path) -> float:
 
 
 def streamline(
-    job: str, work: Path, *options: str, watch: Callable[[int], None] | None = None, **params: Any
+    job: str,
+    work: Path,
+    *options: str,
+    jobs: Path = JOBS,
+    watch: Callable[[int], None] | None = None,
+    **params: Any,
 ) -> tuple[float, dict[str, Any]]:
     """Seconds that ``streamline run`` takes, with its start, and its summary."""
     state = work / "state"
     shutil.rmtree(state, ignore_errors=True)
     given = [word for name, value in params.items() for word in ("-p", f"{name}={value}")]
-    command = [sys.executable, "-m", "streamline.cli.main", "run", f"{JOBS}:{job}", *given]
-    command += ["--state-dir", str(state), "--json", "-p", f"output={work / 'out'}", *options]
+    command = [sys.executable, "-m", "streamline.cli.main", "run", f"{jobs}:{job}", *given]
+    command += ["--state-dir", str(state), "--json", *options]
+    if jobs == JOBS:
+        command += ["-p", f"output={work / 'out'}"]
     began = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     while watch is not None and process.poll() is None:

@@ -91,15 +91,17 @@ class Fetched:
         return piece
 
     def stop(self, partition: TopicPartition) -> None:
-        """No more of this partition is wanted."""
-        self._consumer.pause(partition)
-        self._done(partition)
+        """No more of this partition is wanted; what is not taken keeps it from being fetched."""
 
     async def wait(self, timeout_s: float) -> None:
         """Return when something was fetched, or after some time."""
         arrived = self._fetcher._create_fetch_waiter()
         try:
-            await asyncio.wait([arrived, self._fetcher.error_future], timeout=timeout_s)
+            await asyncio.wait(
+                [arrived, self._fetcher.error_future],
+                timeout=timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
         finally:
             arrived.cancel()
 

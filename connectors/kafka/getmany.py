@@ -21,6 +21,7 @@ class FetchedByGetmany(Fetched):
         self._pieces: dict[TopicPartition, deque[Piece]] = {}
         self._errors: dict[TopicPartition, errors.KafkaError] = {}
         self._positions: dict[TopicPartition, int] = {}
+        self._stopped: set[TopicPartition] = set()
         self._records = 0
         self._arrived = asyncio.Event()
         self._wanted = asyncio.Event()
@@ -44,7 +45,7 @@ class FetchedByGetmany(Fetched):
         return piece
 
     def stop(self, partition: TopicPartition) -> None:
-        self._consumer.pause(partition)
+        self._stopped.add(partition)
         self._records -= sum(len(one.records) for one in self._pieces.pop(partition, ()))
 
     async def wait(self, timeout_s: float) -> None:
@@ -79,6 +80,7 @@ class FetchedByGetmany(Fetched):
                 except TimeoutError:
                     pass
                 continue
+            consumer.pause(*self._stopped & assigned)
             try:
                 found = await consumer.getmany(timeout_ms=_WAIT_MS)
             except errors.OffsetOutOfRangeError as error:
@@ -89,7 +91,7 @@ class FetchedByGetmany(Fetched):
                 continue
             if consumer.assignment() != assigned:
                 continue  # it was assigned anew meanwhile
-            for partition in assigned:
+            for partition in assigned - self._stopped:
                 behind = await consumer.position(partition)
                 if behind > self._positions.get(partition, -1):
                     # Also when nothing but markers of transactions lay there.

@@ -86,6 +86,7 @@ class KafkaReader(SourceReader[T]):
 
     async def open(self, context: ReaderContext) -> None:
         self._context = context
+        self._loop = asyncio.get_running_loop()
         await self._again(self._connect, self._source.give_up_after_ms / 1000)
         self._watching = asyncio.ensure_future(self._watch())
 
@@ -165,7 +166,7 @@ class KafkaReader(SourceReader[T]):
         if lost:
             await self._again(lambda: self._locate(consumer, lost), _FOREVER_S)
         wanted = [one for one in self._partitions.values() if not one.ended]
-        self.active = {one.name for one in wanted}
+        self.active.intersection_update({one.name for one in wanted})
         # In one go: between the two the fetcher would ask where to begin.
         consumer.assign([one.at for one in wanted])
         for one in wanted:
@@ -262,7 +263,8 @@ class KafkaReader(SourceReader[T]):
                 rows += piece.records
                 partition.offset = piece.next_offset
         except errors.OffsetOutOfRangeError:
-            self._placing = asyncio.ensure_future(self._reset(partition))
+            # Not every engine calls us from within its loop.
+            self._placing = self._loop.create_task(self._reset(partition))
         except AWAY as error:
             log.debug("fetching %s: %s", partition.name, error)
         except errors.KafkaError as error:
