@@ -18,7 +18,17 @@ from streamline.dsl.stream import (
 )
 from streamline.errors import StreamlineError
 from streamline.expr import Expr, col
-from streamline.formats import Csv, Format, Json, MsgPack, Raw, Text
+from streamline.formats import (
+    Avro,
+    Csv,
+    Format,
+    Json,
+    MsgPack,
+    Raw,
+    RegistryJson,
+    SchemaRegistry,
+    Text,
+)
 from streamline.io import (
     DeadLetter,
     Guarantee,
@@ -38,6 +48,7 @@ from streamline.version import VERSION as __version__
 
 __all__ = [
     "Aggregation",
+    "Avro",
     "Batch",
     "Clock",
     "Collect",
@@ -64,8 +75,10 @@ __all__ = [
     "Raw",
     "ReaderContext",
     "Record",
+    "RegistryJson",
     "RowBatch",
     "RuntimeConfig",
+    "SchemaRegistry",
     "Session",
     "Sink",
     "SinkWriter",

@@ -6,6 +6,7 @@ import inspect
 import pytest
 
 from streamline.testing.services import KafkaBroker, PostgresServer
+from tests.avro.registry import Registry
 from tests.services.started import started
 
 
@@ -25,6 +26,13 @@ def kafka():
     broker = started(KafkaBroker())
     yield broker
     broker.close()
+
+
+@pytest.fixture
+def registry():
+    registry = Registry()
+    yield registry
+    registry.close()
 
 
 @pytest.fixture(scope="session")

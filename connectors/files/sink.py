@@ -51,6 +51,11 @@ class FileSink(Sink[T]):
             raise UsageError(
                 f"FileSink(format=...) needs a format such as sl.Json(), not {format!r}"
             )
+        if not format.in_files:
+            raise UsageError(
+                f"FileSink: values of {format!r} cannot be told apart in a file; "
+                "use sl.Json(), sl.MsgPack() or sl.Csv()"
+            )
         if compression not in (None, "gzip", "zstd"):
             raise UsageError(f'compression={compression!r} must be "gzip", "zstd" or None')
         if if_exists not in ("replace", "append", "fail"):

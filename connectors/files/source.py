@@ -61,6 +61,11 @@ class FileSource(Source[T]):
             raise UsageError(
                 f"FileSource(format=...) needs a format such as sl.Json(), not {format!r}"
             )
+        if not format.in_files:
+            raise UsageError(
+                f"FileSource: values of {format!r} cannot be told apart in a file; "
+                "use sl.Json(), sl.MsgPack() or sl.Csv()"
+            )
         if split_bytes < 1:
             raise UsageError(f"split_bytes={split_bytes} must be at least 1")
         if partitions < 1:

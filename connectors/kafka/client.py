@@ -16,8 +16,34 @@ from streamline.errors import ConnectorError, UsageError
 
 T = TypeVar("T")
 __all__ = ["AWAY", "NO_SECURITY", "KafkaSecurity", "explain", "log", "retry"]
-# What aiokafka logs while a broker is away is said by us, once and in words.
-logging.getLogger("aiokafka").addHandler(logging.NullHandler())
+
+
+class _Refusals(logging.Handler):
+    """Why brokers would not have us: aiokafka raises all as "unable to bootstrap", and logs why.
+
+    It also keeps what is logged while a broker is away from the terminal: that is said by us,
+    once and in words.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reasons: dict[str, BaseException] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        args = record.args
+        if isinstance(args, tuple) and len(args) == 3:
+            host, port, reason = args
+            if isinstance(reason, errors.KafkaError) and not isinstance(reason, AWAY):
+                self._reasons[f"{host}:{port}"] = reason
+
+    def take(self, servers: str) -> BaseException | None:
+        """The last refusal by one of the servers; it is forgotten then."""
+        found = [self._reasons.pop(one.strip(), None) for one in servers.split(",")]
+        return next((one for one in found if one is not None), None)
+
+
+_refusals = _Refusals()
+logging.getLogger("aiokafka").addHandler(_refusals)
 
 AWAY = (
     errors.KafkaConnectionError,
@@ -153,4 +179,14 @@ async def retry(
         explain=lambda error: explain(error, servers),
         give_up_after_s=give_up_after_s,
     )
-    return await patience.retry(work)
+
+    async def attempt() -> T:
+        try:
+            return await work()
+        except AWAY:
+            refused = _refusals.take(servers)
+            if refused is not None:
+                raise refused from None
+            raise
+
+    return await patience.retry(attempt)

@@ -250,7 +250,10 @@ class JobMachine:
         if self.state in ENDED:
             return []
         if was_ready and self._resume_at_ms is not None:
-            self._out.append(EnsureWorkers())  # of an attempt that has failed already
+            # The attempt has failed already, it may be because a task saw the connection go
+            # before we saw the worker go: this is the reason then, so it is said too.
+            self._out.append(Say("warning", f"worker {worker} {reason}"))
+            self._out.append(EnsureWorkers())
         else:
             self._fail_attempt(
                 f"worker {worker} {reason}", now_ms, repeatable=True, worker_lost=True

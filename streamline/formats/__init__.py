@@ -1,9 +1,21 @@
 """Formats: bytes to values and back. One file each; the seam is in ``base``."""
 
+from streamline.formats.avro import Avro, RegistryJson
 from streamline.formats.base import Format
 from streamline.formats.csv import Csv
 from streamline.formats.json import Json
 from streamline.formats.msgpack import MsgPack
+from streamline.formats.registry import SchemaRegistry
 from streamline.formats.text import Raw, Text
 
-__all__ = ["Csv", "Format", "Json", "MsgPack", "Raw", "Text"]
+__all__ = [
+    "Avro",
+    "Csv",
+    "Format",
+    "Json",
+    "MsgPack",
+    "Raw",
+    "RegistryJson",
+    "SchemaRegistry",
+    "Text",
+]

@@ -28,10 +28,12 @@ class Format(ABC, Generic[T]):
         suffix: The usual ending of a file of such values, without compression.
         separator: What stands between two values in a file: a newline, or nothing when the
             values themselves tell where they end.
+        in_files: Whether values that stand one after the other in a file can be told apart.
     """
 
     suffix: str = ""
     separator: bytes = b"\n"
+    in_files: bool = True
 
     def __init__(self, on_error: OnError = "fail") -> None:
         if on_error not in ("fail", "skip", "dead_letter"):

@@ -2,10 +2,8 @@
 
 import asyncio
 import json
-import os
 import random
 from collections import defaultdict
-from itertools import count
 
 import psycopg
 import pytest
@@ -14,9 +12,9 @@ from examples import kafka_spend, kafka_to_postgres, replay_dead_letters
 from streamline.engines.inline import InlineEngine
 from streamline.state.memory import MemoryStore
 from streamline.state.store import DirectoryStore
+from tests.names import new_name
 from tests.kafka.topics import create, read_all, send
 
-_numbers = count()
 START_MS = 1_700_000_000_000
 
 
@@ -41,9 +39,7 @@ def topics(kafka):
     ]
     values = [json.dumps(order).encode() for order in orders]
     bad = [json.dumps({**orders[n], "amount": "7"}).encode() for n in (3, 4)] + [b"not json"]
-    names = {
-        kind: f"{kind}-{os.getpid()}-{next(_numbers)}" for kind in ("in", "out", "bad", "back")
-    }
+    names = {kind: new_name(kind) for kind in ("in", "out", "bad", "back")}
 
     async def fill():
         for name in names.values():
@@ -83,7 +79,7 @@ def test_spend_and_dead_letters(kafka, topics, tmp_path):
 
 def test_into_a_table(kafka, postgres, topics, tmp_path):
     names, _ = topics
-    table = f"spend_{os.getpid()}_{next(_numbers)}"
+    table = new_name("spend")
     with psycopg.connect(postgres.dsn, autocommit=True) as connection:
         connection.execute(
             f"create table {table} (key text, window_start int8, window_end int8, total float8, "

@@ -7,12 +7,12 @@ import random
 import signal
 import subprocess
 from collections import Counter
-from itertools import count
 from pathlib import Path
 
 from aiokafka import AIOKafkaProducer
 
 from streamline.connectors.kafka.transactions import OPEN_STATES
+from tests.names import new_name
 from tests.kafka.topics import create, read_all, transactions_of
 from tests.processes.runner import START_MS, Run
 
@@ -20,7 +20,6 @@ JOBS = Path(__file__).with_name("jobs.py")
 RECORDS = int(os.environ.get("STREAMLINE_KAFKA_RECORDS", "500000"))
 PARTITIONS = 4
 WORKER_POINTS = ["barrier", "frozen", "flushed", "prepared", "snapshot", "commit", "committed"]
-_numbers = count()
 
 
 def _order(number, rng):
@@ -72,7 +71,7 @@ class Case:
         self.source, wanted = orders
         self.wanted = wanted[job]
         self.folder, self.job = folder, job
-        self.target = f"out-{os.getpid()}-{next(_numbers)}"
+        self.target = new_name("out")
         asyncio.run(create(self.servers, self.target, 3))
 
     def start(self, parallelism=2, crash="", options=(), state="state"):

@@ -1,14 +1,11 @@
 """One broker for the whole session, one topic for each test."""
 
 import asyncio
-import os
-from itertools import count
 
 import pytest
 
+from tests.names import new_name
 from tests.kafka import topics
-
-_numbers = count()
 
 
 @pytest.fixture
@@ -19,9 +16,7 @@ def servers(kafka):
 @pytest.fixture
 def new_topic(servers):
     async def create(partitions=1, **config):
-        return await topics.create(
-            servers, f"topic-{os.getpid()}-{next(_numbers)}", partitions, **config
-        )
+        return await topics.create(servers, new_name("topic"), partitions, **config)
 
     return create
 

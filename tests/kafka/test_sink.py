@@ -2,11 +2,9 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import sys
 from datetime import UTC, datetime
-from itertools import count
 
 import numpy as np
 import pytest
@@ -21,9 +19,8 @@ from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.transactions import OPEN_STATES, parse_id
 from streamline.errors import ConnectorError, EncodeError, UsageError
 from streamline.io import WriterContext
+from tests.names import new_name
 from tests.kafka.topics import more_partitions, read_all, transactions_of
-
-_numbers = count()
 
 
 class Place:
@@ -31,7 +28,7 @@ class Place:
 
     def __init__(self, servers, topic):
         self.servers, self.topic = servers, topic
-        self.job = f"job-{os.getpid()}-{next(_numbers)}"
+        self.job = new_name("job")
         self.writers = []
 
     async def writer(self, run="a", committables=(), *, index=0, of=1, restored=1, **options):

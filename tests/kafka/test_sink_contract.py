@@ -1,8 +1,6 @@
 """KafkaSink keeps the contract of sinks, on a real broker, and leaves no transaction open."""
 
 import json
-import os
-from itertools import count
 
 import pytest
 
@@ -10,9 +8,8 @@ import streamline as sl
 from streamline.connectors.kafka import KafkaSink
 from streamline.connectors.kafka.transactions import OPEN_STATES
 from streamline.testing import SinkContract
+from tests.names import new_name
 from tests.kafka.topics import create, now, read_all, transactions_of
-
-_numbers = count()
 
 
 class _Contract(SinkContract):
@@ -21,7 +18,7 @@ class _Contract(SinkContract):
     @pytest.fixture(autouse=True)
     def _place(self, servers):
         self.servers = servers
-        name = f"contract-{os.getpid()}-{self.guarantee}-{next(_numbers)}"
+        name = new_name(f"contract-{self.guarantee}")
         self.job = name
         self.topic = now(create(servers, name, 2))
         yield

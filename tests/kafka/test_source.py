@@ -20,6 +20,7 @@ from tests.kafka.topics import (
     more_partitions,
     producer_of,
     send,
+    send_as_one,
     send_by,
 )
 
@@ -86,6 +87,16 @@ class Reading:
 
     async def end(self):
         return await self.until(lambda: not self.reader.active)
+
+    async def fetched(self, partitions):
+        """Until so many partitions have something to take; nothing is taken."""
+        await self.placed()
+        async with asyncio.timeout(20):
+            while len(self.reader._fetched.partitions()) < partitions:
+                await asyncio.sleep(0)
+
+    def chosen(self):
+        return [one.name for one in self.reader._choose(self.reader._fetched)]
 
     async def placed(self):
         """Until it is known where to begin."""
@@ -340,33 +351,37 @@ async def test_a_partition_far_ahead_waits_for_the_others(servers, new_topic):
     topic = await new_topic(2)
     ahead, behind = f"{topic}/0", f"{topic}/1"
     reached = {ahead: 100_000, behind: 0}
-    await send(servers, topic, numbers(0, 5), 0)
-    await send(servers, topic, numbers(100, 105), 1)
     source = raw(servers, topic, until=None, max_skew="10s")
     async with Reading(source, watermarks=reached, batch_rows=1) as reading:
-        await reading.until(lambda: len(reading.reader._fetched.partitions()) == 2)
-        assert reading.values == numbers(100, 105)[: len(reading.values)]
+
+        async def send_to_both(first):
+            await send_as_one(servers, topic, numbers(first, first + 5), 0)
+            await send_as_one(servers, topic, numbers(first + 100, first + 105), 1)
+            await reading.fetched(2)
+
+        await send_to_both(0)
         assert await reading.count(5) == numbers(100, 105)
         # The one behind has nothing more, so it holds nobody back.
-        assert await reading.count(10) == numbers(100, 105) + numbers(0, 5)
-        await send(servers, topic, numbers(105, 110), 1)
-        await send(servers, topic, numbers(5, 10), 0)
-        await reading.until(lambda: len(reading.reader._fetched.partitions()) == 2)
-        assert not set(reading.values) & set(numbers(5, 10))
+        assert (await reading.count(10))[5:] == numbers(0, 5)
+        await send_to_both(5)
+        assert (await reading.count(15))[10:] == numbers(105, 110)
+        assert (await reading.count(20))[15:] == numbers(5, 10)
+        await send_to_both(10)
+        assert reading.chosen() == [behind]
         reached[behind] = 95_000
-        assert set(await reading.count(20)) == set(numbers(0, 10) + numbers(100, 110))
+        assert reading.chosen() == [behind, ahead]
+        assert set(await reading.count(30)) == set(numbers(0, 15) + numbers(100, 115))
 
 
 async def test_the_partition_furthest_behind_is_read_first(servers, new_topic):
     topic = await new_topic(2)
     reached = {f"{topic}/0": 2_000, f"{topic}/1": 1_000}
-    for partition in (0, 1):
-        await send(servers, topic, numbers(partition * 10, partition * 10 + 5), partition)
     async with Reading(raw(servers, topic, until=None), watermarks=reached) as reading:
-        await reading.placed()
-        async with asyncio.timeout(20):
-            while len(reading.reader._fetched.partitions()) < 2:
-                await asyncio.sleep(0)
+        for partition in (0, 1):
+            await send_as_one(
+                servers, topic, numbers(partition * 10, partition * 10 + 5), partition
+            )
+        await reading.fetched(2)
         assert await reading.count(10) == numbers(10, 15) + numbers(0, 5)
 
 

@@ -1,16 +1,12 @@
 """KafkaSource keeps the contract of sources, on a real broker."""
 
-import os
-from itertools import count
-
 import pytest
 
 import streamline as sl
 from streamline.connectors.kafka import KafkaSource
 from streamline.testing import SourceContract
+from tests.names import new_name
 from tests.kafka.topics import create, now, producer_of, send, send_by
-
-_numbers = count()
 
 
 async def fill(servers, name):
@@ -32,7 +28,7 @@ class _Contract(SourceContract[int]):
     @pytest.fixture(autouse=True)
     def _place(self, servers):
         self.servers = servers
-        self.topic = f"source-{os.getpid()}-{next(_numbers)}"
+        self.topic = new_name("source")
         now(fill(servers, self.topic))
 
     def make_source(self):

@@ -54,6 +54,15 @@ async def send(servers, name, values, partition=0, **options):
         await send_by(producer, name, values, partition)
 
 
+async def send_as_one(servers, name, values, partition=0):
+    """Send values as one batch: a reader sees all of them or none."""
+    async with producer_of(servers) as producer:
+        batch = producer.create_batch()
+        for value in values:
+            assert batch.append(key=None, value=value, timestamp=None) is not None
+        await (await producer.send_batch(batch, name, partition=partition))
+
+
 async def send_by(producer, name, values, partition=0):
     for value in values:
         keys = value if isinstance(value, dict) else {"value": value}

@@ -1,13 +1,9 @@
 """One server for the whole session, one table for each test."""
 
-import os
-from itertools import count
-
 import psycopg
 import pytest
 
-
-_numbers = count()
+from tests.names import new_name
 
 
 class Database:
@@ -24,7 +20,7 @@ class Database:
 
     def table(self, columns):
         """A new table; its name."""
-        name = f"table_{os.getpid()}_{next(_numbers)}"
+        name = new_name("table")
         self(f"create table {name} ({columns})")
         return name
 

@@ -1,14 +1,11 @@
 """PostgresSink keeps the contract of sinks, on a real server."""
 
-import os
-from itertools import count
-
 import pytest
+
+from tests.names import new_name
 
 from streamline.connectors.postgres import PostgresSink
 from streamline.testing import SinkContract
-
-_numbers = count()
 
 
 class _Contract(SinkContract):
@@ -17,7 +14,7 @@ class _Contract(SinkContract):
     @pytest.fixture(autouse=True)
     def _place(self, database):
         self.database = database
-        self.job = f"contract-{os.getpid()}-{next(_numbers)}"
+        self.job = new_name("contract")
         self.table = database.table("n int primary key, text text, extra int default 7")
 
     def make_sink(self):

@@ -1,0 +1,245 @@
+"""Avro: values in Apache Avro, with their schemas in a registry. Needs the extra ``avro``."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import io
+import json
+import uuid
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, TypeVar, cast, overload
+
+import msgspec
+
+from streamline.errors import DecodeError, EncodeError, UsageError
+from streamline.formats.base import Format, OnError
+from streamline.formats.registry import SchemaRegistry, pack, unpack
+
+T = TypeVar("T")
+_AVRO_TYPES = (bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID)
+
+
+class Avro(Format[T]):
+    """Apache Avro in Confluent's wire format.
+
+    What is read may have been written with any schema of the registry: fields that were added
+    with a default, removed or reordered are resolved as Avro says.
+
+    Args:
+        type_: A Record class to convert to and check; without one, values are dicts.
+        registry: Where schemas are, or its url.
+        schema: What to write with, and to read as; JSON text or a dict. To read it may be left
+            out, then values are what the writer's schema says.
+        subject: Under which the schema is registered when writing: ``<topic>-value`` as a rule.
+        on_error: What happens to a value that cannot be decoded.
+
+    Raises:
+        UsageError: If fastavro is not installed, or the schema is none.
+    """
+
+    separator = b""
+    in_files = False
+
+    @overload
+    def __init__(
+        self: Avro[dict[str, Any]],
+        type_: None = ...,
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = ...,
+        subject: str | None = ...,
+        on_error: OnError = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: Avro[T],
+        type_: type[T],
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = ...,
+        subject: str | None = ...,
+        on_error: OnError = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        type_: Any = None,
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = None,
+        subject: str | None = None,
+        on_error: OnError = "fail",
+    ) -> None:
+        super().__init__(on_error)
+        self.type_ = type_
+        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
+        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
+        self.subject = subject
+        self._avro = _fastavro()
+        self._wanted = None if self.schema is None else self._parsed(self.schema)
+        self._writers: dict[int, Any] = {}
+        self._number: int | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(
+            type(self),
+            self.type_,
+            registry=self.registry,
+            schema=self.schema,
+            subject=self.subject,
+            on_error=self.on_error,
+        )
+        return make, ()
+
+    def decode_one(self, data: bytes) -> T:
+        number, value = unpack(data)
+        writer = self._writers.get(number)
+        if writer is None:
+            writer = self._writers[number] = self._parsed(self.registry.schema(number))
+        try:
+            record = self._avro.schemaless_reader(io.BytesIO(value), writer, self._wanted)
+        except self._avro.read.SchemaResolutionError as error:
+            raise DecodeError(
+                f"schema {number} cannot be read as the one that is wanted: {error}"
+            ) from error
+        except (EOFError, ValueError, TypeError, IndexError, OverflowError) as error:
+            raise DecodeError(f"the value is not what schema {number} says: {error}") from error
+        if self.type_ is None:
+            return cast(T, record)
+        try:
+            return cast(T, msgspec.convert(record, self.type_))
+        except msgspec.ValidationError as error:
+            raise DecodeError(str(error)) from error
+
+    def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        return [self.decode_one(item) for item in data]
+
+    def encode_many(self, values: Sequence[T]) -> list[bytes]:
+        if self._wanted is None or self.schema is None:
+            raise UsageError("Avro(schema=...) is needed to write")
+        if self._number is None:
+            if self.subject is None:
+                raise UsageError('Avro(subject=...) is needed to write, such as "orders-value"')
+            self._number = self.registry.register(self.subject, self.schema, "AVRO")
+        encoded: list[bytes] = []
+        for value in values:
+            out = io.BytesIO()
+            plain = msgspec.to_builtins(value, builtin_types=_AVRO_TYPES)
+            try:
+                self._avro.schemaless_writer(out, self._wanted, plain)
+            except (ValueError, TypeError, KeyError, OverflowError) as error:
+                raise EncodeError(
+                    f"a value does not fit the Avro schema: {error} ({value!r:.80})"
+                ) from error
+            encoded.append(pack(self._number, out.getvalue()))
+        return encoded
+
+    def _parsed(self, schema: str) -> Any:
+        try:
+            return self._avro.parse_schema(json.loads(schema))
+        except (ValueError, TypeError, self._avro.schema.SchemaParseException) as error:
+            raise UsageError(f"not an Avro schema: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"Avro({'' if self.type_ is None else getattr(self.type_, '__name__', self.type_)})"
+
+
+class RegistryJson(Format[T]):
+    """JSON behind the number of a JSON schema, in Confluent's wire format.
+
+    Args:
+        type_: A Record class to decode and validate to; without one, values are plain.
+        registry: Where schemas are, or its url. Numbers are not looked up to read.
+        schema: What is registered when writing; of the Record class if not given.
+        subject: Under which the schema is registered: ``<topic>-value`` as a rule.
+        on_error: What happens to a value that cannot be decoded.
+    """
+
+    separator = b""
+    in_files = False
+
+    @overload
+    def __init__(
+        self: RegistryJson[Any],
+        type_: None = ...,
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = ...,
+        subject: str | None = ...,
+        on_error: OnError = ...,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: RegistryJson[T],
+        type_: type[T],
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = ...,
+        subject: str | None = ...,
+        on_error: OnError = ...,
+    ) -> None: ...
+    def __init__(
+        self,
+        type_: Any = None,
+        *,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None = None,
+        subject: str | None = None,
+        on_error: OnError = "fail",
+    ) -> None:
+        super().__init__(on_error)
+        self.type_ = type_
+        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
+        if schema is None and type_ is not None:
+            schema = msgspec.json.schema(type_)
+        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
+        self.subject = subject
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            Any if type_ is None else type_
+        )
+        self._encoder = msgspec.json.Encoder()
+        self._number: int | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(
+            type(self),
+            self.type_,
+            registry=self.registry,
+            schema=self.schema,
+            subject=self.subject,
+            on_error=self.on_error,
+        )
+        return make, ()
+
+    def decode_one(self, data: bytes) -> T:
+        _, value = unpack(data)
+        try:
+            return cast(T, self._decoder.decode(value))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise DecodeError(str(error)) from error
+
+    def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        return [self.decode_one(item) for item in data]
+
+    def encode_many(self, values: Sequence[T]) -> list[bytes]:
+        if self._number is None:
+            if self.subject is None or self.schema is None:
+                raise UsageError("RegistryJson needs subject= and a schema to write")
+            self._number = self.registry.register(self.subject, self.schema, "JSON")
+        try:
+            return [pack(self._number, self._encoder.encode(value)) for value in values]
+        except (TypeError, ValueError, OverflowError) as error:
+            raise EncodeError(f"a value cannot be written as JSON: {error}") from error
+
+
+def _fastavro() -> Any:
+    try:
+        import fastavro
+        import fastavro.read
+        import fastavro.schema
+    except ImportError as error:
+        raise UsageError(
+            "Avro needs fastavro; install it by: pip install 'streamline-engine[avro]'"
+        ) from error
+    return fastavro

@@ -1,0 +1,132 @@
+"""SchemaRegistry: schemas by number, over HTTP, and the five bytes that name one.
+
+The wire format is Confluent's: a zero byte, the number of the schema (4 bytes, big-endian), then
+the value. A schema is asked for once; numbers never change their meaning.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+from streamline.errors import ConnectorError, DecodeError, UsageError
+
+_PREFIX = struct.Struct(">bI")
+_NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 404, 409, 422
+_TRIES = 3
+
+
+@dataclass
+class SchemaRegistry:
+    """A schema registry that speaks Confluent's REST API.
+
+    Args:
+        url: Where it is, ``"http://localhost:8081"``.
+        username, password: For basic authentication, if it wants one.
+        timeout_s: How long to wait for an answer; the job stands still meanwhile, once for
+            each schema.
+
+    >>> SchemaRegistry("http://localhost:8081/").url
+    'http://localhost:8081'
+    """
+
+    url: str
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(f"the schema registry's url must begin with http, not {self.url!r}")
+        self.url = self.url.rstrip("/")
+        self._known: dict[int, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
+
+    def schema(self, number: int) -> str:
+        """The text of a schema.
+
+        Raises:
+            DecodeError: If there is none of that number.
+            ConnectorError: If the registry does not answer.
+        """
+        known = self._known.get(number)
+        if known is None:
+            status, answer = self._ask(f"/schemas/ids/{number}")
+            if status == _NOT_FOUND:
+                raise DecodeError(f"the schema registry at {self.url} has no schema {number}")
+            known = self._known[number] = self._text(status, answer, "schema")
+        return known
+
+    def register(self, subject: str, schema: str, kind: str) -> int:
+        """The number of a schema under a subject; it is added if it is not there.
+
+        Raises:
+            ConnectorError: If the registry refuses it as incompatible, or does not answer.
+        """
+        body = {"schema": schema, "schemaType": kind}
+        status, answer = self._ask(f"/subjects/{quote(subject, safe='')}/versions", body)
+        if status in (_CONFLICT, _UNPROCESSABLE):
+            raise ConnectorError(
+                f"the schema registry at {self.url} refuses the schema for subject {subject!r}: "
+                f"{answer.get('message', status)}"
+            )
+        return int(self._text(status, answer, "id"))
+
+    def _text(self, status: int, answer: dict[str, Any], name: str) -> str:
+        if status != 200 or name not in answer:
+            reason = answer.get("message", f"status {status}")
+            raise ConnectorError(f"the schema registry at {self.url} answers: {reason}")
+        return str(answer[name])
+
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
+        import urllib.error  # dear to import, and few jobs have a registry
+        import urllib.request
+
+        headers = {"Accept": "application/vnd.schemaregistry.v1+json"}
+        if body is not None:
+            headers["Content-Type"] = "application/vnd.schemaregistry.v1+json"
+        if self.username is not None:
+            pair = f"{self.username}:{self.password or ''}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        data = None if body is None else json.dumps(body).encode()
+        reason: Exception | None = None
+        for _ in range(_TRIES):
+            request = urllib.request.Request(self.url + path, data=data, headers=headers)
+            try:
+                with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
+                    return response.status, json.loads(response.read())
+            except urllib.error.HTTPError as error:
+                try:
+                    answer = json.loads(error.read())
+                except ValueError:
+                    answer = {"message": f"{error.code} {error.reason}"}
+                return error.code, answer if isinstance(answer, dict) else {}
+            except (OSError, ValueError) as error:
+                reason = error
+        raise ConnectorError(
+            f"the schema registry at {self.url} cannot be asked: "
+            f"{getattr(reason, 'reason', reason)}"
+        ) from reason
+
+
+def pack(number: int, value: bytes) -> bytes:
+    """A value behind the number of its schema."""
+    return _PREFIX.pack(0, number) + value
+
+
+def unpack(data: bytes) -> tuple[int, bytes]:
+    """The number of a value's schema, and the value.
+
+    Raises:
+        DecodeError: If it does not begin as it has to.
+    """
+    if len(data) < _PREFIX.size or data[0] != 0:
+        raise DecodeError("the value does not begin with the number of a schema")
+    _, number = _PREFIX.unpack_from(data)
+    return number, data[_PREFIX.size :]

@@ -1,0 +1,60 @@
+"""A small schema registry, as much of one as formats need."""
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+FIELDS = [{"name": "user", "type": "string"}, {"name": "amount", "type": "double"}]
+FIRST = {"type": "record", "name": "Order", "fields": FIELDS}
+NOTE = {"name": "note", "type": "string", "default": "none"}
+SECOND = {**FIRST, "fields": [NOTE, *reversed(FIELDS)]}
+OTHER = {**FIRST, "fields": [{"name": "user", "type": "long"}]}
+
+
+class Registry:
+    """As much of a registry as formats need; counts what it is asked."""
+
+    def __init__(self):
+        self.schemas = []
+        self.asked = []
+        self.password = None
+        registry = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                registry.asked.append(self.path)
+                if registry.password not in (None, self.headers["Authorization"]):
+                    return self._answer(401, {"message": "who are you?"})
+                number = int(self.path.rpartition("/")[2])
+                if number > len(registry.schemas):
+                    return self._answer(404, {"error_code": 40403, "message": "not found"})
+                return self._answer(200, {"schema": registry.schemas[number - 1]})
+
+            def do_POST(self):
+                registry.asked.append(self.path)
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if json.loads(body["schema"]) == OTHER:
+                    return self._answer(409, {"message": "incompatible with an earlier schema"})
+                if body["schema"] not in registry.schemas:
+                    registry.schemas.append(body["schema"])
+                return self._answer(200, {"id": registry.schemas.index(body["schema"]) + 1})
+
+            def _answer(self, status, answer):
+                data = json.dumps(answer).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.thread = threading.Thread(target=self.server.serve_forever)
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
