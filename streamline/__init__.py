@@ -11,7 +11,6 @@ from streamline.config import RuntimeConfig
 from streamline.dsl.job import Job
 from streamline.dsl.stream import (
     KeyedStream,
-    SourceStream,
     Stream,
     WindowedStream,
     WindowResultStream,
@@ -85,7 +84,6 @@ __all__ = [
     "Sliding",
     "Source",
     "SourceReader",
-    "SourceStream",
     "Stream",
     "StreamlineError",
     "Sum",

@@ -27,6 +27,44 @@ ROW_BYTES_ESTIMATE: Final = 128
 """Size of a row when nobody counted; channels inside a process spend their credits by it."""
 
 
+class Origins:
+    """Where each record of a batch was read; looked up only for records that are refused.
+
+    Sources give it when ``ReaderContext.origins`` asks for it, because a function behind them
+    sends what it raised on to dead letters. Behind a key_by there is none.
+
+    Args:
+        partition: The source partition all records came from.
+        find: Gives offset and bytes of a record, by its place in the batch as it was read.
+        places: Which of those records these are, in order; None for all.
+
+    >>> lines = [b"a", b"b", b"c"]
+    >>> Origins("x.txt", lambda place: (2 * place, lines[place])).take(np.array([2, 0])).of(0)
+    (4, b'c')
+    """
+
+    __slots__ = ("_find", "_places", "partition")
+
+    def __init__(
+        self,
+        partition: str,
+        find: Callable[[int], tuple[int, bytes]],
+        places: npt.NDArray[np.intp] | None = None,
+    ) -> None:
+        self.partition = partition
+        self._find = find
+        self._places = places
+
+    def of(self, row: int) -> tuple[int, bytes]:
+        """Offset and bytes of the record in that row."""
+        return self._find(row if self._places is None else int(self._places[row]))
+
+    def take(self, indices: npt.NDArray[np.intp]) -> Origins:
+        """Those of the records at ``indices``, in that order."""
+        places = indices if self._places is None else self._places[indices]
+        return Origins(self.partition, self._find, places)
+
+
 def no_timestamps(count: int) -> Timestamps:
     """Timestamps of records that have none yet, shape ``(count,)``."""
     return np.full(count, MIN_TIMESTAMP, dtype=np.int64)
@@ -40,9 +78,10 @@ class Batch(ABC):
         keys: Key of each record, or None before key_by.
         groups: Key group of each record, uint16, shape ``(n,)``, or None before key_by.
         partition: The source partition all records came from, or None once mixed.
+        origins: Where each record was read, if that is wanted and known.
     """
 
-    __slots__ = ("groups", "keys", "partition", "timestamps")
+    __slots__ = ("groups", "keys", "origins", "partition", "timestamps")
 
     def __init__(
         self,
@@ -51,11 +90,13 @@ class Batch(ABC):
         keys: Sequence[Hashable] | None = None,
         groups: Groups | None = None,
         partition: str | None = None,
+        origins: Origins | None = None,
     ) -> None:
         self.timestamps = timestamps
         self.keys = keys
         self.groups = groups
         self.partition = partition
+        self.origins = origins
 
     def __len__(self) -> int:
         return len(self.timestamps)
@@ -95,7 +136,7 @@ class Batch(ABC):
 
     @abstractmethod
     def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> Batch:
-        """The same records under these keys."""
+        """The same records under these keys; where they were read is not kept."""
 
     @abstractmethod
     def with_timestamps(self, timestamps: Timestamps) -> Batch:
@@ -141,12 +182,14 @@ class RowBatch(Batch):
         keys: Sequence[Hashable] | None = None,
         groups: Groups | None = None,
         partition: str | None = None,
+        origins: Origins | None = None,
     ) -> None:
         super().__init__(
             no_timestamps(len(values)) if timestamps is None else timestamps,
             keys=keys,
             groups=groups,
             partition=partition,
+            origins=origins,
         )
         if len(values) != len(self.timestamps):
             raise InvariantError(
@@ -185,6 +228,7 @@ class RowBatch(Batch):
             keys=self.keys,
             groups=self.groups,
             partition=self.partition,
+            origins=self.origins,
         )
 
     def column(self, name: str) -> list[Any]:
@@ -204,6 +248,7 @@ class RowBatch(Batch):
             keys=None if self.keys is None else pick(self.keys),
             groups=None if self.groups is None else self.groups[indices],
             partition=self.partition,
+            origins=None if self.origins is None else self.origins.take(indices),
         )
 
     def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> RowBatch:
@@ -213,7 +258,12 @@ class RowBatch(Batch):
 
     def with_timestamps(self, timestamps: Timestamps) -> RowBatch:
         return RowBatch(
-            self.values, timestamps, keys=self.keys, groups=self.groups, partition=self.partition
+            self.values,
+            timestamps,
+            keys=self.keys,
+            groups=self.groups,
+            partition=self.partition,
+            origins=self.origins,
         )
 
 
@@ -235,8 +285,9 @@ class ColumnBatch(Batch):
         keys: Sequence[Hashable] | None = None,
         groups: Groups | None = None,
         partition: str | None = None,
+        origins: Origins | None = None,
     ) -> None:
-        super().__init__(timestamps, keys=keys, groups=groups, partition=partition)
+        super().__init__(timestamps, keys=keys, groups=groups, partition=partition, origins=origins)
         self.columns = columns
         self.record_type = record_type
 
@@ -268,6 +319,7 @@ class ColumnBatch(Batch):
             keys=self.keys,
             groups=self.groups,
             partition=self.partition,
+            origins=self.origins,
         )
 
     def to_columns(self) -> ColumnBatch:
@@ -298,6 +350,7 @@ class ColumnBatch(Batch):
             keys=None if self.keys is None else _picker(indices)(self.keys),
             groups=None if self.groups is None else self.groups[indices],
             partition=self.partition,
+            origins=None if self.origins is None else self.origins.take(indices),
         )
 
     def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> ColumnBatch:
@@ -318,6 +371,7 @@ class ColumnBatch(Batch):
             keys=self.keys,
             groups=self.groups,
             partition=self.partition,
+            origins=self.origins,
         )
 
 

@@ -42,6 +42,8 @@ class OperatorDescription(Protocol):
     def needs_timestamps(self) -> bool: ...
     @property
     def keyed(self) -> bool: ...
+    @property
+    def dead_letters(self) -> bool: ...
     def state_names(self) -> tuple[str, ...]: ...
 
 
@@ -232,24 +234,44 @@ class JobGraph:
 
     def _check_dead_letters(self) -> None:
         for node in self.nodes:
-            if not isinstance(node.body, Source):
+            if isinstance(node.body, Sink):
                 continue
-            listened = any(edge.tag == DEAD_LETTERS for edge in self.outputs(node.id))
-            if node.body.dead_letters and not listened:
+            if isinstance(node.body, Source):
+                what, maker = f"source {node.id!r}", "format"
+                remedy = 'give the format on_error="dead_letter"'
+            else:
+                what, maker = f"{node.kind} {node.id!r}", "function"
+                remedy = 'map, filter and the like take on_error="dead_letter"'
+            tags = {edge.tag for edge in self.outputs(node.id)}
+            if node.body.dead_letters and DEAD_LETTERS not in tags:
                 raise GraphError(
-                    f'source {node.id!r} has a format with on_error="dead_letter", but its dead '
-                    "letters go nowhere; send them somewhere with .dead_letters.sink(name, sink)"
+                    f'{what} has a {maker} with on_error="dead_letter", but its dead letters go '
+                    "nowhere; send them somewhere with .dead_letters.sink(name, sink)"
                 )
-            if listened and not node.body.dead_letters:
+            if DEAD_LETTERS in tags and not node.body.dead_letters:
                 raise GraphError(
-                    f"the dead letters of source {node.id!r} are used, but its format makes none; "
-                    'give the format on_error="dead_letter"'
+                    f"the dead letters of {what} are used, but its {maker} makes none; {remedy}"
                 )
-            if not any(edge.tag == MAIN for edge in self.outputs(node.id)):
+            if MAIN not in tags and (maker == "format" or DEAD_LETTERS in tags):
                 raise GraphError(
-                    f"the records of source {node.id!r} go nowhere; end the stream with "
-                    ".sink(name, sink)"
+                    f"the records of {what} go nowhere; end the stream with .sink(name, sink)"
                 )
+
+    def wants_origins(self, source: NodeId) -> bool:
+        """Whether a function that sends dead letters is given what this source read."""
+        waiting, seen = [source], set[NodeId]()
+        while waiting:
+            name = waiting.pop()
+            for edge in self.outputs(name):
+                body = self.node(edge.target).body
+                if edge.tag != MAIN or edge.target in seen or isinstance(body, Sink | Source):
+                    continue
+                if body.dead_letters:
+                    return True
+                if not body.keyed:
+                    seen.add(edge.target)
+                    waiting.append(edge.target)
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """The graph as plain values, for JSON; also what identifies it across processes."""

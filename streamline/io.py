@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from streamline.batch import Batch
 from streamline.clock import Clock
+from streamline.errors import UsageError
 from streamline.record import Record
 
 T = TypeVar("T")
@@ -23,24 +24,39 @@ Position: TypeAlias = Any
 Committable: TypeAlias = Any
 """What a sink has prepared and can still commit after a crash: any value the codec can write."""
 Layout: TypeAlias = Literal["rows", "columns"]
+OnError: TypeAlias = Literal["fail", "skip", "dead_letter"]
+"""What becomes of a record that cannot be decoded, or on which a function raises."""
+
+
+def checked_on_error(on_error: OnError) -> OnError:
+    """The value itself.
+
+    Raises:
+        UsageError: If it is none of the three.
+    """
+    if on_error not in ("fail", "skip", "dead_letter"):
+        raise UsageError(f'on_error={on_error!r} must be "fail", "skip" or "dead_letter"')
+    return on_error
 
 
 class DeadLetter(Record):
-    """A record that could not be decoded, and why.
+    """A record that could not be decoded, or on which a function raised, and why.
 
     Attributes:
         reason: One sentence.
-        source: Name of the node that read it.
-        partition: Partition of the source, such as a file's path.
-        offset: Where in the partition it stands; the unit is the source's own.
-        data: The bytes as they were read.
+        node: Name of the node: the source that read it, or the operator that was given it.
+        partition: Partition of the source, such as a file's path; empty if not known any more.
+        offset: Where in the partition it stands, or -1; the unit is the source's own.
+        data: The bytes as they were read; the record as JSON if they are not known any more.
+        trace: What a function raised, with the user's own frames; empty for bad bytes.
     """
 
     reason: str
-    source: str
+    node: str
     partition: str
     offset: int
     data: bytes
+    trace: str = ""
 
     @property
     def text(self) -> str:
@@ -82,6 +98,7 @@ class ReaderContext:
             reader that has the choice reads the partition that is furthest behind.
         dead_letter: Hand over a record that could not be decoded.
         restored: The job goes on from a checkpoint: a partition without a position is new.
+        origins: Whether ``Batch.origins`` is wanted, for dead letters of functions.
     """
 
     node: str
@@ -94,6 +111,7 @@ class ReaderContext:
     watermarks: Mapping[str, int]
     dead_letter: Callable[[DeadLetter], None]
     restored: bool = False
+    origins: bool = False
 
 
 class SourceReader(ABC, Generic[T]):

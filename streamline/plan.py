@@ -24,12 +24,14 @@ class Stage:
         nodes: The nodes, each behind the one that feeds it.
         inner: Edges between them; batches pass as plain calls.
         parallelism: How many tasks run the chain.
+        origins: Whether its source is asked where each record was read.
     """
 
     id: NodeId
     nodes: tuple[Node, ...]
     inner: tuple[Edge, ...]
     parallelism: int
+    origins: bool = False
 
     @property
     def node_ids(self) -> tuple[NodeId, ...]:
@@ -169,6 +171,7 @@ def make_plan(graph: JobGraph, parallelism: int = 1) -> ExecutionPlan:
             tuple(nodes),
             tuple(inner[stage]),
             graph.parallelism_of(nodes[0], parallelism),
+            isinstance(nodes[0].body, Source) and graph.wants_origins(nodes[0].id),
         )
         for stage, nodes in members.items()
     )

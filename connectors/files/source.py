@@ -13,7 +13,7 @@ from typing import IO, TypeVar
 
 import zstandard
 
-from streamline.batch import Batch, RowBatch
+from streamline.batch import Batch, Origins, RowBatch
 from streamline.config import Duration, positive_duration_ms
 from streamline.connectors.files.partitions import COMPRESSED, Stripe, deal_out, find_files
 from streamline.connectors.files.zstd import ZstdFile
@@ -401,33 +401,46 @@ class FileReader(SourceReader[T]):
         self, partition: _Partition, piece: bytes | list[bytes], start: int
     ) -> Batch | None:
         try:
-            if isinstance(piece, list):
-                return RowBatch(self._format.decode_many(piece))
-            if self._context.layout == "columns":
-                columns = self._format.decode_columns(piece)
-                if columns is not None:
-                    return columns
-            return RowBatch(self._format.decode_lines(piece))
+            batch = self._decode_all(piece)
         except DecodeError:
             return self._decode_each(partition, piece, start)
+        if self._context.origins:
+            lines: list[tuple[int, bytes]] = []
+
+            def find(place: int) -> tuple[int, bytes]:
+                if not lines:
+                    lines.extend(_lines(piece, start))
+                return lines[place]
+
+            batch.origins = Origins(partition.stripe.path, find)
+        return batch
+
+    def _decode_all(self, piece: bytes | list[bytes]) -> Batch:
+        if isinstance(piece, list):
+            return RowBatch(self._format.decode_many(piece))
+        if self._context.layout == "columns":
+            columns = self._format.decode_columns(piece)
+            if columns is not None:
+                return columns
+        return RowBatch(self._format.decode_lines(piece))
 
     def _decode_each(
         self, partition: _Partition, piece: bytes | list[bytes], start: int
     ) -> Batch | None:
         """Find the bad values, and do with them what the format says."""
-        lines = piece if isinstance(piece, list) else piece.split(b"\n")
-        offsets: list[int] = []
-        items: list[bytes] = []
-        at = start
-        for line in lines:
-            if line.strip() or isinstance(piece, list):
-                offsets.append(at)
-                items.append(line)
-            at += len(line) + (0 if isinstance(piece, list) else 1)
-        values = self._format.decode_each(
-            items, lambda place, data, reason: self._bad(partition, offsets[place], data, reason)
-        )
-        return RowBatch(values) if values else None
+        lines = _lines(piece, start)
+        bad: set[int] = set()
+
+        def leave_out(place: int, data: bytes, reason: str) -> None:
+            bad.add(place)
+            self._bad(partition, lines[place][0], data, reason)
+
+        values = self._format.decode_each([data for _, data in lines], leave_out)
+        good = [line for place, line in enumerate(lines) if place not in bad]
+        origins = None
+        if self._context.origins:
+            origins = Origins(partition.stripe.path, good.__getitem__)
+        return RowBatch(values, origins=origins) if values else None
 
     def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
         context, path = self._context, partition.stripe.path
@@ -443,6 +456,18 @@ class FileReader(SourceReader[T]):
                 f"source {context.node!r}, file {path}, byte {offset}: {reason}: "
                 f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
             )
+
+
+def _lines(piece: bytes | list[bytes], start: int) -> list[tuple[int, bytes]]:
+    """The values in a piece of a file, each with its offset."""
+    found: list[tuple[int, bytes]] = []
+    whole = isinstance(piece, list)
+    at = start
+    for line in piece if isinstance(piece, list) else piece.split(b"\n"):
+        if whole or line.strip():
+            found.append((at, line))
+        at += len(line) + (0 if whole else 1)
+    return found
 
 
 def _open(path: str) -> IO[bytes]:

@@ -8,12 +8,16 @@ from streamline.connectors.kafka.sink import KafkaSink
 from streamline.formats import Raw
 from streamline.io import DeadLetter
 
+_TRACE_CHARS = 10_000
+
 
 def dead_letters_to(servers: str, topic: str, **options: Any) -> KafkaSink[DeadLetter]:
-    """A sink for the dead letters of a source.
+    """A sink for the dead letters of a source's format, or of a function's ``on_error``.
 
-    The value is what could not be decoded. The headers are ``reason``, ``source`` (the node),
-    ``partition`` (such as ``orders/3``) and ``offset``.
+    The value is the record's bytes as they were read. The headers are ``reason``, ``node``,
+    ``partition`` (topic and number, such as ``orders/3``), ``offset``, and ``trace`` if a
+    function raised. Behind a ``key_by``, where the record as it was read is not known any more,
+    the value is the record as JSON, and there is neither partition nor offset.
 
     Args:
         servers: Some brokers.
@@ -31,9 +35,9 @@ def _data(letter: DeadLetter) -> bytes:
 
 
 def _headers(letter: DeadLetter) -> list[tuple[str, bytes]]:
-    return [
-        ("reason", letter.reason.encode()),
-        ("source", letter.source.encode()),
-        ("partition", letter.partition.encode()),
-        ("offset", str(letter.offset).encode()),
-    ]
+    found = {"reason": letter.reason, "node": letter.node}
+    if letter.offset >= 0:
+        found |= {"partition": letter.partition, "offset": str(letter.offset)}
+    if letter.trace:
+        found["trace"] = letter.trace[-_TRACE_CHARS:]
+    return [(name, text.encode(errors="replace")) for name, text in found.items()]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
-from streamline.batch import Batch, RowBatch
+from streamline.batch import Batch, Origins, RowBatch
 from streamline.connectors.kafka.batches import Fetched, fits
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.getmany import fetched_by
@@ -287,27 +287,36 @@ class KafkaReader(SourceReader[T]):
                 counters.skipped += len(values) - len(rows)
                 values = [row.value for row in rows]
             else:
-                return self._mark(partition, self._with_metadata(partition, rows))
+                return self._with_metadata(partition, rows)
         counters.bytes_in += sum(map(len, values))
         if source.metadata:
-            return self._mark(partition, self._with_metadata(partition, rows))
+            return self._with_metadata(partition, rows)
         try:
             if self._context.layout == "columns" and values:
                 columns = self._format.decode_columns(b"\n".join(values))
                 if columns is not None and len(columns) == len(values):
-                    return self._mark(partition, columns)
-            return self._mark(partition, RowBatch(self._format.decode_many(values)))
+                    return self._mark(partition, columns, rows)
+            return self._mark(partition, RowBatch(self._format.decode_many(values)), rows)
         except DecodeError:
-            found = self._format.decode_each(
-                values, lambda place, data, why: self._bad(partition, rows[place].offset, data, why)
-            )
-            return self._mark(partition, RowBatch(found))
+            bad: set[int] = set()
 
-    def _mark(self, partition: _Partition, batch: Batch) -> Batch | None:
+            def leave_out(place: int, data: bytes, why: str) -> None:
+                bad.add(place)
+                self._bad(partition, rows[place].offset, data, why)
+
+            found = RowBatch(self._format.decode_each(values, leave_out))
+            good = [row for place, row in enumerate(rows) if place not in bad]
+            return self._mark(partition, found, good)
+
+    def _mark(self, partition: _Partition, batch: Batch, rows: list[Any]) -> Batch | None:
         batch.partition = partition.name
+        if self._context.origins:
+            batch.origins = Origins(
+                partition.name, lambda place: (rows[place].offset, rows[place].value or b"")
+            )
         return batch if len(batch) else None
 
-    def _with_metadata(self, partition: _Partition, rows: list[Any]) -> Batch:
+    def _with_metadata(self, partition: _Partition, rows: list[Any]) -> Batch | None:
         topic, number = partition.at
         given = [row for row in rows if row.value is not None]
         bad: set[int] = set()
@@ -320,21 +329,20 @@ class KafkaReader(SourceReader[T]):
             values = iter(self._format.decode_many([row.value for row in given]))
         except DecodeError:
             values = iter(self._format.decode_each([row.value for row in given], leave_out))
-        return RowBatch(
-            [
-                KafkaRecord(
-                    None if row.value is None else next(values),
-                    row.key,
-                    list(row.headers),
-                    row.timestamp,
-                    topic,
-                    number,
-                    row.offset,
-                )
-                for row in rows
-                if row.offset not in bad
-            ]
-        )
+        rows = [row for row in rows if row.offset not in bad]
+        records = [
+            KafkaRecord(
+                None if row.value is None else next(values),
+                row.key,
+                list(row.headers),
+                row.timestamp,
+                topic,
+                number,
+                row.offset,
+            )
+            for row in rows
+        ]
+        return self._mark(partition, RowBatch(records), rows)
 
     def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
         context = self._context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar
 
 from streamline.dsl.builder import GraphBuilder
-from streamline.dsl.stream import SourceStream
+from streamline.dsl.stream import Stream
 from streamline.errors import UsageError
 from streamline.graph import JobGraph
 from streamline.io import Layout, Source
@@ -66,7 +66,7 @@ class Job:
         *,
         parallelism: int | None = None,
         layout: Layout = "rows",
-    ) -> SourceStream[T]:
+    ) -> Stream[T]:
         """Begin a stream.
 
         Args:
@@ -86,7 +86,7 @@ class Job:
         node = self._builder.add(
             "source", source, name=name, parallelism=parallelism, layout=layout
         )
-        return SourceStream(self._builder, node)
+        return Stream(self._builder, node)
 
     def __repr__(self) -> str:
         return f"Job({self.name!r}, {len(self.graph().nodes)} nodes)"

@@ -12,7 +12,7 @@ from streamline.dsl.builder import GraphBuilder
 from streamline.errors import UsageError
 from streamline.expr import Expr
 from streamline.graph import DEAD_LETTERS, MAIN, Body, Node, Partitioning
-from streamline.io import DeadLetter, Sink
+from streamline.io import DeadLetter, OnError, Sink, checked_on_error
 from streamline.operators.aggregations import Aggregation
 from streamline.operators.base import LATE
 from streamline.operators.key_by import KeyBySpec
@@ -44,6 +44,10 @@ class Stream(Generic[T]):
 
     Every method takes ``name=`` (the node's stable name, by which its state is found again)
     and ``parallelism=`` (if not the job's default).
+
+    Methods that take ``on_error=`` let a job go on when their function raises on a record:
+    ``"fail"`` ends the job, ``"skip"`` leaves the record out and counts it, ``"dead_letter"``
+    sends it to :attr:`dead_letters` of the stream they return.
     """
 
     def __init__(
@@ -64,68 +68,94 @@ class Stream(Generic[T]):
         self._builder.rename(self._node, name)
         return self
 
+    @property
+    def dead_letters(self) -> Stream[DeadLetter]:
+        """Records that could not be decoded, or on which the function of this node raised.
+
+        There are some if the source's format, or the node, says ``on_error="dead_letter"``.
+        """
+        return Stream(self._builder, self._node, tag=DEAD_LETTERS)
+
     @overload
     def map(
-        self, function: Callable[[T], U], *, name: str | None = ..., parallelism: int | None = ...
+        self,
+        function: Callable[[T], U],
+        *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
     ) -> Stream[U]: ...
     @overload
     def map(
-        self, function: Expr | str, *, name: str | None = ..., parallelism: int | None = ...
+        self,
+        function: Expr | str,
+        *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
     ) -> Stream[Any]: ...
     def map(
         self,
         function: Callable[[T], Any] | Expr | str,
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[Any]:
         """Replace each record by what the function, expression or field gives."""
-        return self._rows("map", function, name, parallelism)
+        return self._rows("map", function, on_error, name, parallelism)
 
     def filter(
         self,
         function: Callable[[T], object] | Expr | str,
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[T]:
         """Keep the records for which the function, expression or field is true."""
-        return self._rows("filter", function, name, parallelism)
+        return self._rows("filter", function, on_error, name, parallelism)
 
     def flat_map(
         self,
         function: Callable[[T], Iterable[U]],
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[U]:
         """Replace each record by all that the function yields for it, at its event time."""
-        return self._rows("flat_map", function, name, parallelism)
+        return self._rows("flat_map", function, on_error, name, parallelism)
 
     def map_batch(
         self,
         function: Callable[[list[T]], Sequence[U]],
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[U]:
         """Replace the records of a whole batch at once: one result for each, in order.
 
         For models and other code that is fast on many values. How the stream is cut into
-        batches is the engine's choice, so the result for a record must not depend on it.
+        batches is the engine's choice, so the result for a record must not depend on it. If the
+        function raises and ``on_error`` lets the job go on, it is called again for each record.
         """
-        spec = MapBatchSpec(_callable(function, "map_batch"), "rows")
+        spec = MapBatchSpec(_callable(function, "map_batch"), "rows", checked_on_error(on_error))
         return Stream(self._builder, self._add(spec, name, parallelism))
 
     def map_columns(
         self,
         function: Callable[[Mapping[str, Column]], dict[str, Column]],
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[Any]:
         """Like :meth:`map_batch`, on numpy columns: a dict of arrays in, a dict of arrays out."""
-        spec = MapBatchSpec(_callable(function, "map_columns"), "columns")
+        spec = MapBatchSpec(
+            _callable(function, "map_columns"), "columns", checked_on_error(on_error)
+        )
         return Stream(self._builder, self._add(spec, name, parallelism))
 
     def with_timestamps(
@@ -135,6 +165,7 @@ class Stream(Generic[T]):
         max_out_of_orderness: Duration = "0ms",
         idle_after: Duration | None = None,
         max_future: Duration = "1h",
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[T]:
@@ -147,6 +178,7 @@ class Stream(Generic[T]):
             idle_after: A partition silent for so long is not waited for.
             max_future: Event times further ahead of the clock do not move the watermark; they
                 are counted.
+            on_error: What becomes of a record without a usable event time.
             name: The node's stable name.
             parallelism: Parallel copies, if not the job's default.
 
@@ -163,21 +195,33 @@ class Stream(Generic[T]):
             duration_ms(max_out_of_orderness, "max_out_of_orderness"),
             None if idle_after is None else positive_duration_ms(idle_after, "idle_after"),
             duration_ms(max_future, "max_future"),
+            checked_on_error(on_error),
         )
         return Stream(self._builder, self._add(spec, name, parallelism))
 
     @overload
     def key_by(
-        self, key: Callable[[T], K], *, name: str | None = ..., parallelism: int | None = ...
+        self,
+        key: Callable[[T], K],
+        *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
     ) -> KeyedStream[K, T]: ...
     @overload
     def key_by(
-        self, key: str | Expr, *, name: str | None = ..., parallelism: int | None = ...
+        self,
+        key: str | Expr,
+        *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
     ) -> KeyedStream[Any, T]: ...
     def key_by(
         self,
         key: str | Expr | Callable[[T], Any],
         *,
+        on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
     ) -> KeyedStream[Any, T]:
@@ -190,7 +234,9 @@ class Stream(Generic[T]):
             raise UsageError(
                 f".key_by() needs a field name, an expression or a function, not {key!r:.80}"
             )
-        return KeyedStream(self._builder, self._add(KeyBySpec(key), name, parallelism))
+        return KeyedStream(
+            self._builder, self._add(KeyBySpec(key, checked_on_error(on_error)), name, parallelism)
+        )
 
     def union(
         self, *others: Stream[T], name: str | None = None, parallelism: int | None = None
@@ -227,13 +273,19 @@ class Stream(Generic[T]):
         self._builder.connect(self._node, node, self._partitioning, self._tag)
 
     def _rows(
-        self, step: RowKind, function: Any, name: str | None, parallelism: int | None
+        self,
+        step: RowKind,
+        function: Any,
+        on_error: OnError,
+        name: str | None,
+        parallelism: int | None,
     ) -> Stream[Any]:
         if not callable(function) and not isinstance(function, str | Expr):
             raise UsageError(
                 f".{step}() needs a function, a field name or an expression, not {function!r:.80}"
             )
-        return Stream(self._builder, self._add(RowSpec(step, function), name, parallelism))
+        spec = RowSpec(step, function, checked_on_error(on_error))
+        return Stream(self._builder, self._add(spec, name, parallelism))
 
     def _add(
         self,
@@ -252,21 +304,17 @@ class Stream(Generic[T]):
         return Stream(self._builder, self._node, tag=self._tag, partitioning=partitioning)
 
 
-class SourceStream(Stream[T]):
-    """What a source delivers."""
-
-    @property
-    def dead_letters(self) -> Stream[DeadLetter]:
-        """Records that could not be decoded, of a format with ``on_error="dead_letter"``."""
-        return Stream(self._builder, self._node, tag=DEAD_LETTERS)
-
-
 class KeyedStream(Generic[K, T]):
     """Records with keys; made by :meth:`Stream.key_by`. Records of one key stay in order."""
 
     def __init__(self, builder: GraphBuilder, node: Node) -> None:
         self._builder = builder
         self._node = node
+
+    @property
+    def dead_letters(self) -> Stream[DeadLetter]:
+        """Records without a usable key, if ``key_by`` says ``on_error="dead_letter"``."""
+        return Stream(self._builder, self._node, tag=DEAD_LETTERS)
 
     def window(
         self, window: Tumbling | Sliding | Session, *, allowed_lateness: Duration = "0ms"

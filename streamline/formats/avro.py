@@ -14,8 +14,9 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
-from streamline.formats.base import Format, OnError
+from streamline.formats.base import Format
 from streamline.formats.registry import SchemaRegistry, pack, unpack
+from streamline.io import OnError
 
 T = TypeVar("T")
 _AVRO_TYPES = (bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, Literal, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from streamline.batch import ColumnBatch
-from streamline.errors import DecodeError, EncodeError, UsageError
+from streamline.errors import DecodeError, EncodeError
+from streamline.io import OnError, checked_on_error
 
 T = TypeVar("T")
-OnError: TypeAlias = Literal["fail", "skip", "dead_letter"]
 BadValue: TypeAlias = Callable[[int, bytes, str], None]
 """Called with the place in the batch, the bytes and the reason of a value that is bad."""
 
@@ -36,9 +36,7 @@ class Format(ABC, Generic[T]):
     in_files: bool = True
 
     def __init__(self, on_error: OnError = "fail") -> None:
-        if on_error not in ("fail", "skip", "dead_letter"):
-            raise UsageError(f'on_error={on_error!r} must be "fail", "skip" or "dead_letter"')
-        self.on_error = on_error
+        self.on_error = checked_on_error(on_error)
 
     @abstractmethod
     def decode_one(self, data: bytes) -> T:

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
-from streamline.formats.base import Format, OnError
+from streamline.formats.base import Format
+from streamline.io import OnError
 
 T = TypeVar("T")
 

@@ -10,7 +10,8 @@ import msgspec
 
 from streamline.batch import ColumnBatch, RowBatch
 from streamline.errors import DecodeError, EncodeError
-from streamline.formats.base import Format, OnError
+from streamline.formats.base import Format
+from streamline.io import OnError
 
 T = TypeVar("T")
 

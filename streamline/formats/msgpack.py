@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError
-from streamline.formats.base import Format, OnError
+from streamline.formats.base import Format
+from streamline.io import OnError
 
 T = TypeVar("T")
 

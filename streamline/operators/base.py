@@ -121,6 +121,11 @@ class OperatorSpec(ABC):
     needs_timestamps: ClassVar[bool] = False
     keyed: ClassVar[bool] = False
 
+    @property
+    def dead_letters(self) -> bool:
+        """Whether records on which a function of the user's raises become dead letters."""
+        return False
+
     @abstractmethod
     def build(self) -> Operator:
         """A new operator for one task."""

@@ -11,8 +11,10 @@ import numpy as np
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr
+from streamline.io import OnError
 from streamline.keys import KeyGroups, canonical_key, canonical_keys, key_groups_of_ints
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.refused import attempt
 from streamline.operators.user_code import user_error
 
 
@@ -21,10 +23,15 @@ class KeyBySpec(OperatorSpec):
     """Key records by a field name, an expression or a function."""
 
     key: str | Expr | Callable[[Any], Hashable]
+    on_error: OnError = "fail"
 
     @property
     def kind(self) -> str:
         return "key_by"
+
+    @property
+    def dead_letters(self) -> bool:
+        return self.on_error == "dead_letter"
 
     def build(self) -> Operator:
         return KeyBy(self)
@@ -35,17 +42,16 @@ class KeyBy(Operator):
 
     def __init__(self, spec: KeyBySpec) -> None:
         self._key = spec.key
+        self._on_error: OnError = spec.on_error
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
         self._groups = KeyGroups(context.max_parallelism)
 
     def process(self, batch: Batch, out: Output) -> None:
-        try:
-            keyed = self._keyed(batch)
-        except Exception as error:
-            raise self._explain(error, batch) from error
-        out.emit(keyed)
+        done = attempt(batch, self._keyed, self.context, self._on_error, self._explain, out)
+        if done is not None:
+            out.emit(done[1])
 
     def _keyed(self, batch: Batch) -> Batch:
         key = self._key

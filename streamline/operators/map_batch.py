@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from streamline.batch import Batch, ColumnBatch, RowBatch
-from streamline.io import Layout
+from streamline.io import Layout, OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
+from streamline.operators.refused import attempt
 from streamline.operators.user_code import user_error
 
 
@@ -18,10 +19,15 @@ class MapBatchSpec(OperatorSpec):
 
     function: Callable[[Any], Any]
     layout: Layout = "rows"
+    on_error: OnError = "fail"
 
     @property
     def kind(self) -> str:
         return "map_batch"
+
+    @property
+    def dead_letters(self) -> bool:
+        return self.on_error == "dead_letter"
 
     def build(self) -> Operator:
         return MapBatch(self)
@@ -33,26 +39,35 @@ class MapBatch(Operator):
     def __init__(self, spec: MapBatchSpec) -> None:
         self._function = spec.function
         self._columns = spec.layout == "columns"
+        self._on_error: OnError = spec.on_error
 
     def process(self, batch: Batch, out: Output) -> None:
-        given: Any = batch.to_columns().columns if self._columns else batch.to_rows().values
-        try:
-            result = self._function(given)
-            if self._columns:
-                lengths = {len(column) for column in result.values()}
-            else:
-                result = list(result)
-                lengths = {len(result)}
-            if lengths != {len(batch)}:
-                raise ValueError(
-                    f"map_batch must return one value per record: it got {len(batch)} and "
-                    f"returned {', '.join(map(str, sorted(lengths)))}; use flat_map to change that"
-                )
-        except Exception as error:
-            raise user_error(self.context.node, error, given) from error
+        done = attempt(batch, self._result, self.context, self._on_error, self._explain, out)
+        if done is None:
+            return
+        batch, result = done
+        rest: Any = {"partition": batch.partition, "origins": batch.origins}
         if self._columns:
-            out.emit(
-                ColumnBatch(result, batch.timestamps, record_type=dict, partition=batch.partition)
-            )
+            out.emit(ColumnBatch(result, batch.timestamps, record_type=dict, **rest))
         else:
-            out.emit(RowBatch(result, batch.timestamps, partition=batch.partition))
+            out.emit(RowBatch(result, batch.timestamps, **rest))
+
+    def _given(self, batch: Batch) -> Any:
+        return batch.to_columns().columns if self._columns else batch.to_rows().values
+
+    def _explain(self, error: Exception, batch: Batch) -> Exception:
+        return user_error(self.context.node, error, self._given(batch))
+
+    def _result(self, batch: Batch) -> Any:
+        result = self._function(self._given(batch))
+        if self._columns:
+            lengths = {len(column) for column in result.values()}
+        else:
+            result = list(result)
+            lengths = {len(result)}
+        if lengths != {len(batch)}:
+            raise ValueError(
+                f"map_batch must return one value per record: it got {len(batch)} and "
+                f"returned {', '.join(map(str, sorted(lengths)))}; use flat_map to change that"
+            )
+        return result

@@ -13,13 +13,17 @@ from types import TracebackType
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from streamline.batch import Batch, ColumnBatch, RowBatch, missing_field
 from streamline.expr import Expr, col
+from streamline.io import OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
+from streamline.operators.refused import Refused
 from streamline.operators.user_code import user_error
 
 RowKind: TypeAlias = Literal["map", "filter", "flat_map"]
+Places: TypeAlias = npt.NDArray[np.intp]
 RowFunction: TypeAlias = Callable[[Any], Any] | Expr | str
 
 
@@ -29,13 +33,23 @@ class RowSpec(OperatorSpec):
 
     step: RowKind
     function: RowFunction
+    on_error: OnError = "fail"
 
     @property
     def kind(self) -> str:
         return self.step
 
+    @property
+    def dead_letters(self) -> bool:
+        return self.on_error == "dead_letter"
+
+    @property
+    def fuses(self) -> bool:
+        """Whether it may share a loop with its neighbours."""
+        return self.on_error == "fail"
+
     def build(self) -> Operator:
-        return RowLoop([("", self)])
+        return RowLoop([("", self)]) if self.fuses else GuardedRows(self)
 
 
 class RowLoop(Operator):
@@ -73,10 +87,15 @@ class RowLoop(Operator):
             raise self._explain(error, values) from error
         if not results:
             return
-        timestamps = rows.timestamps
+        timestamps, origins = rows.timestamps, rows.origins
         if kept is not None:
-            timestamps = timestamps[np.array(kept)]  # a mask, or places
-        out.emit(RowBatch(results, timestamps, partition=rows.partition))
+            places = np.array(kept)
+            if places.dtype == np.bool_:
+                places = np.flatnonzero(places)
+            timestamps = timestamps[places]
+            if origins is not None:
+                origins = origins.take(places)
+        out.emit(RowBatch(results, timestamps, partition=rows.partition, origins=origins))
 
     def _filter_columns(self, batch: ColumnBatch, out: Output) -> None:
         for function in self._filters:
@@ -175,3 +194,69 @@ class RowLoop(Operator):
                 if not has:
                     error = missing_field([record], field)
         return user_error(name or self.context.node, error, record)
+
+
+class GuardedRows(Operator):
+    """One step on rows that goes on without the records on which its function raises.
+
+    A record gives all its results or none.
+    """
+
+    def __init__(self, spec: RowSpec) -> None:
+        self._spec = spec
+        self._run = {"map": self._map, "filter": self._filter, "flat_map": self._flat_map}
+        function = spec.function
+        if isinstance(function, str):
+            function = col(function)
+        self._call = function.row_function() if isinstance(function, Expr) else function
+
+    def process(self, batch: Batch, out: Output) -> None:
+        rows = batch.to_rows()
+        refused = Refused(self.context, self._spec.on_error, rows)
+        values, places = self._run[self._spec.step](rows.values, refused)
+        refused.emit(out)
+        if not values:
+            return
+        timestamps, origins = rows.timestamps, rows.origins
+        if len(places) != len(rows) or self._spec.step == "flat_map":
+            timestamps = timestamps[places]
+            origins = None if origins is None else origins.take(places)
+        out.emit(RowBatch(values, timestamps, partition=rows.partition, origins=origins))
+
+    def _map(self, rows: list[Any], refused: Refused) -> tuple[list[Any], Places]:
+        call = self._call
+        results: list[Any] = []
+        add = results.append
+        for row, value in enumerate(rows):
+            try:
+                add(call(value))
+            except Exception as error:  # noqa: BLE001 - the user's
+                refused.add(row, value, error)
+        return results, refused.others
+
+    def _filter(self, rows: list[Any], refused: Refused) -> tuple[list[Any], Places]:
+        call = self._call
+        kept: list[int] = []
+        keep = kept.append
+        for row, value in enumerate(rows):
+            try:
+                if call(value):
+                    keep(row)
+            except Exception as error:  # noqa: BLE001 - the user's
+                refused.add(row, value, error)
+        return [rows[row] for row in kept], np.array(kept, dtype=np.intp)
+
+    def _flat_map(self, rows: list[Any], refused: Refused) -> tuple[list[Any], Places]:
+        call = self._call
+        results: list[Any] = []
+        counts: list[int] = []
+        for row, value in enumerate(rows):
+            count = 0
+            try:
+                found = list(call(value))
+                results += found
+                count = len(found)
+            except Exception as error:  # noqa: BLE001 - the user's
+                refused.add(row, value, error)
+            counts.append(count)
+        return results, np.repeat(np.arange(len(rows)), counts)

@@ -18,8 +18,10 @@ import numpy as np
 from streamline.batch import Batch, ColumnBatch, Timestamps
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr
+from streamline.io import OnError
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.refused import attempt
 from streamline.operators.user_code import user_error
 
 _MIXED = ""
@@ -35,6 +37,7 @@ class TimestampsSpec(OperatorSpec):
         max_out_of_orderness_ms: How much older than its predecessors a record may be.
         idle_after_ms: A partition silent for so long is not waited for; None waits for ever.
         max_future_ms: Event times further ahead of the clock do not move the watermark.
+        on_error: What becomes of records without a usable event time.
     """
 
     assigns_timestamps: ClassVar[bool] = True
@@ -42,10 +45,15 @@ class TimestampsSpec(OperatorSpec):
     max_out_of_orderness_ms: int
     idle_after_ms: int | None
     max_future_ms: int
+    on_error: OnError = "fail"
 
     @property
     def kind(self) -> str:
         return "timestamps"
+
+    @property
+    def dead_letters(self) -> bool:
+        return self.on_error == "dead_letter"
 
     def build(self) -> Operator:
         return AssignTimestamps(self)
@@ -66,7 +74,11 @@ class AssignTimestamps(Operator):
         self._opened_ms = context.clock.now_ms()
 
     def process(self, batch: Batch, out: Output) -> None:
-        timestamps = self._extract(batch)
+        on_error = self._spec.on_error
+        done = attempt(batch, self._extract, self.context, on_error, self._explain, out)
+        if done is None:
+            return
+        batch, timestamps = done
         now = self.context.clock.now_ms()
         partition = batch.partition or _MIXED
         if self.context.active_partitions is None:
@@ -111,27 +123,24 @@ class AssignTimestamps(Operator):
 
     def _extract(self, batch: Batch) -> Timestamps:
         time = self._spec.time
+        if isinstance(time, str) and isinstance(batch, ColumnBatch):
+            column = batch.array(time)
+            if column.dtype == np.int64:
+                return column
+        if isinstance(time, str):
+            values = batch.column(time)
+        elif isinstance(time, Expr):
+            values = time.evaluate(batch)
+        else:
+            values = [time(value) for value in batch.to_rows().values]
+        if values and isinstance(values[0], datetime):
+            values = [_datetime_ms(value) for value in values]
+        if set(map(type, values)) != {int} and not all(map(_is_int, values)):
+            raise _not_a_time(values)
         try:
-            if isinstance(time, str) and isinstance(batch, ColumnBatch):
-                column = batch.array(time)
-                if column.dtype == np.int64:
-                    return column
-            if isinstance(time, str):
-                values = batch.column(time)
-            elif isinstance(time, Expr):
-                values = time.evaluate(batch)
-            else:
-                values = [time(value) for value in batch.to_rows().values]
-            if values and isinstance(values[0], datetime):
-                values = [_datetime_ms(value) for value in values]
-            if set(map(type, values)) != {int} and not all(map(_is_int, values)):
-                raise _not_a_time(values)
-            try:
-                return np.array(values, dtype=np.int64)
-            except OverflowError:
-                raise _not_a_time(values) from None
-        except Exception as error:
-            raise self._explain(error, batch) from error
+            return np.array(values, dtype=np.int64)
+        except OverflowError:
+            raise _not_a_time(values) from None
 
     def _explain(self, error: Exception, batch: Batch) -> Exception:
         node, time = self.context.node, self._spec.time

@@ -186,7 +186,7 @@ def _write(node: NodeId, writer: SinkWriter[Any], counters: Counters, batch: Bat
 def _build(stage: Stage, group: list[NodeId]) -> Operator:
     bodies = {node.id: node.body for node in stage.nodes}
     steps = [(str(node), bodies[node]) for node in group]
-    if isinstance(steps[0][1], RowSpec):
+    if isinstance(steps[0][1], RowSpec) and steps[0][1].fuses:
         return RowLoop([(name, spec) for name, spec in steps if isinstance(spec, RowSpec)])
     spec = steps[0][1]
     assert isinstance(spec, OperatorSpec)
@@ -205,7 +205,8 @@ def _fuse(stage: Stage, outlets: list[Outlet]) -> list[list[NodeId]]:
             before = edge.source
             outputs: list[Edge] = [other for other in stage.inner if other.source == before]
             alone = len(outputs) == 1 and before not in leaving
-            if alone and isinstance(bodies[before], RowSpec):
+            feeder = bodies[before]
+            if alone and isinstance(feeder, RowSpec) and feeder.fuses and node.body.fuses:
                 group_of[before].append(node.id)
                 group_of[node.id] = group_of[before]
                 continue

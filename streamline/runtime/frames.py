@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import msgpack
 import numpy as np
 
-from streamline.batch import Batch, Column, ColumnBatch, RowBatch, as_object_column
+from streamline.batch import Batch, Column, ColumnBatch, Origins, RowBatch, as_object_column
 from streamline.codec import decode, decode_list, encode, encode_list
 from streamline.errors import EncodeError, ProtocolError
 from streamline.ids import ChannelId, Epoch
@@ -109,7 +109,7 @@ def decode_message(header: list[Any], body: memoryview) -> tuple[Message, Cost]:
         TypeError,
         LookupError,
         AttributeError,
-        OverflowError,
+        ArithmeticError,
         SyntaxError,
     ) as error:
         raise ProtocolError(f"a frame is damaged: {error}") from error
@@ -121,17 +121,24 @@ def _raw(column: Column) -> memoryview:
     return np.ascontiguousarray(column).data.cast("B")
 
 
-def _common(batch: Batch) -> tuple[Buffers, list[int], bool]:
-    """Timestamps, key groups and keys as buffers; their lengths."""
+def _common(batch: Batch) -> tuple[Buffers, list[int], bool, bool]:
+    """What stands beside the values as buffers; their lengths; whether keys, whether origins."""
     buffers: Buffers = [_raw(batch.timestamps)]
     if batch.groups is not None:
         buffers.append(_raw(batch.groups))
     if batch.keys is not None:
         buffers.append(encode(batch.keys if isinstance(batch.keys, list) else list(batch.keys)))
-    return buffers, [len(buffer) for buffer in buffers], batch.keys is not None
+    origins = batch.origins
+    if origins is not None:
+        found = [list(origins.of(row)) for row in range(len(batch))]
+        buffers.append(encode([origins.partition, found]))
+    sizes = [len(buffer) for buffer in buffers]
+    return buffers, sizes, batch.keys is not None, origins is not None
 
 
-def _read_common(count: int, sizes: list[int], keyed: bool, body: memoryview) -> dict[str, Any]:
+def _read_common(
+    count: int, sizes: list[int], keyed: bool, traced: bool, body: memoryview
+) -> dict[str, Any]:
     start, parts = 0, []
     for size in sizes:
         parts.append(body[start : start + size])
@@ -142,20 +149,25 @@ def _read_common(count: int, sizes: list[int], keyed: bool, body: memoryview) ->
     if keyed:
         common["groups"] = np.frombuffer(parts[1], dtype=np.uint16)
         common["keys"] = decode(parts[2])
+    if traced:
+        partition, found = decode(parts[-1])
+        if len(found) != count:
+            raise ProtocolError("a batch has another number of origins than records")
+        common["origins"] = Origins(partition, lambda place: tuple(found[place]))
     common["rest"] = body[start:]
     return common
 
 
 def _encode_rows(channel: ChannelId, batch: RowBatch, cost: Cost) -> Buffers:
-    buffers, sizes, keyed = _common(batch)
+    buffers, sizes, keyed, traced = _common(batch)
     name, values = encode_list(batch.values)
-    header = [FrameKind.ROWS, *channel, *cost, len(batch), sizes, keyed, name]
+    header = [FrameKind.ROWS, *channel, *cost, len(batch), sizes, keyed, traced, name]
     return pack(header, [*buffers, values])
 
 
 def _decode_rows(fields: list[Any], body: memoryview) -> tuple[Message, Cost]:
-    batches, size, count, sizes, keyed, name = fields
-    common = _read_common(count, sizes, keyed, body)
+    batches, size, count, sizes, keyed, traced, name = fields
+    common = _read_common(count, sizes, keyed, traced, body)
     values = decode_list(name, common.pop("rest"))
     if len(values) != count:
         raise ProtocolError("a batch has another number of values than its header says")
@@ -163,7 +175,7 @@ def _decode_rows(fields: list[Any], body: memoryview) -> tuple[Message, Cost]:
 
 
 def _encode_columns(channel: ChannelId, batch: ColumnBatch, cost: Cost) -> Buffers:
-    buffers, sizes, keyed = _common(batch)
+    buffers, sizes, keyed, traced = _common(batch)
     columns: list[list[Any]] = []
     for name, column in batch.columns.items():
         if column.dtype == object:
@@ -178,13 +190,14 @@ def _encode_columns(channel: ChannelId, batch: ColumnBatch, cost: Cost) -> Buffe
         columns.append([name, column.dtype.str, len(data)])
         buffers.append(data)
     kind = "" if batch.record_type is dict else type_name(batch.record_type)
-    header = [FrameKind.COLUMNS, *channel, *cost, len(batch), sizes, keyed, kind, columns]
+    common = [len(batch), sizes, keyed, traced]
+    header = [FrameKind.COLUMNS, *channel, *cost, *common, kind, columns]
     return pack(header, buffers)
 
 
 def _decode_columns(fields: list[Any], body: memoryview) -> tuple[Message, Cost]:
-    batches, size, count, sizes, keyed, kind, described = fields
-    common = _read_common(count, sizes, keyed, body)
+    batches, size, count, sizes, keyed, traced, kind, described = fields
+    common = _read_common(count, sizes, keyed, traced, body)
     rest = common.pop("rest")
     columns: dict[str, Column] = {}
     start = 0

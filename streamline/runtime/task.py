@@ -273,6 +273,7 @@ class Task:
                 watermarks=self._partition_watermarks,
                 dead_letter=self._dead.append,
                 restored=restore.restored,
+                origins=self._place.stage.origins,
             )
         )
         positions = restore.positions.get(node.id, {})

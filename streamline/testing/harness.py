@@ -172,7 +172,8 @@ class OperatorHarness:
         """Records that came out, with event times, since the last :meth:`clear`.
 
         Args:
-            tag: ``main`` for the results, ``late`` for late records.
+            tag: ``main`` for the results, ``late`` for late records, ``dead_letters`` for what
+                any of the operators made of records on which a function raised.
         """
         return list(self._events.get(tag, ()))
 
@@ -281,8 +282,11 @@ class OperatorHarness:
     def _open(self, snapshots: Sequence[OperatorSnapshot]) -> None:
         results = self._pipeline.results
         outlets = [Outlet(results.source, results.tag, self._taker(MAIN), self._take_watermark)]
-        for tag in sorted({LATE, DEAD_LETTERS} - {results.tag}):
-            outlets.append(Outlet(results.source, tag, self._taker(tag), _ignore))
+        if results.tag != LATE:
+            outlets.append(Outlet(results.source, LATE, self._taker(LATE), _ignore))
+        for node in self._pipeline.letter_nodes:
+            if (node, DEAD_LETTERS) != (results.source, results.tag):
+                outlets.append(Outlet(node, DEAD_LETTERS, self._taker(DEAD_LETTERS), _ignore))
         self._chain = build_chain(self._pipeline.stage, outlets)
         self._state: HarnessState | None = None
         if self._chain.keyed:
@@ -291,8 +295,8 @@ class OperatorHarness:
         self._chain.open(self._context)
         states: dict[str, list[Any]] = {}
         for snapshot in snapshots:
-            for node, state in snapshot.task.operators.items():
-                states.setdefault(node, []).append(state)
+            for name, state in snapshot.task.operators.items():
+                states.setdefault(name, []).append(state)
         self._chain.restore(states)
 
     def _context(self, node: NodeId, counters: Counters, keyed: bool) -> OperatorContext:

@@ -16,7 +16,7 @@ from streamline.dsl.job import Job
 from streamline.dsl.stream import Stream
 from streamline.errors import UsageError
 from streamline.expr import Expr
-from streamline.graph import Edge, JobGraph, Node, Partitioning
+from streamline.graph import DEAD_LETTERS, Edge, JobGraph, Node, Partitioning
 from streamline.ids import NodeId
 from streamline.io import Sink, SinkWriter, Source, SourceReader
 from streamline.operators.base import Operator, OperatorSpec, Output
@@ -40,6 +40,11 @@ class Pipeline:
         """Nodes that have keyed state, in order."""
         nodes = self.stage.nodes
         return [n.id for n in nodes if isinstance(n.body, OperatorSpec) and n.body.state_names()]
+
+    @property
+    def letter_nodes(self) -> list[NodeId]:
+        """Nodes that make dead letters, in order."""
+        return [node.id for node in self.stage.nodes if _makes_letters(node)]
 
     @classmethod
     def of_spec(cls, spec: OperatorSpec, key: Key | None) -> Pipeline:
@@ -72,6 +77,12 @@ class Pipeline:
             )
         results.sink(_OUTPUT, _Nowhere())
         graph = job.graph()
+        heard = {edge.source for edge in graph.edges if edge.tag == DEAD_LETTERS}
+        for number, node in enumerate(list(graph.nodes)):
+            if _makes_letters(node) and node.id not in heard:
+                letters = Node(NodeId(f"{_OUTPUT}-letters-{number}"), _Nowhere())
+                graph.nodes.append(letters)
+                graph.edges.append(Edge(node.id, letters.id, tag=DEAD_LETTERS))
         graph.validate()
         return cls._of_graph(graph)
 
@@ -92,6 +103,10 @@ class Pipeline:
                     edges.append(replace(edge, partitioning=Partitioning.FORWARD))
             nodes.append(node)
         return cls(Stage(_INPUT, tuple(nodes), tuple(edges), 1), graph.inputs(_OUTPUT)[0])
+
+
+def _makes_letters(node: Node) -> bool:
+    return isinstance(node.body, OperatorSpec) and node.body.dead_letters
 
 
 @dataclass(frozen=True)

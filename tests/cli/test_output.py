@@ -120,7 +120,7 @@ def test_an_unreadable_record_becomes_a_dead_letter(orders: Cli) -> None:
     done.says("job 'orders' finished: 2 records in", "1 dead letter")
     assert results(orders.folder / "out") == ["4.0", "4.0"]
     (letter,) = (json.loads(line) for line in results(orders.folder / "out-broken"))
-    assert letter["source"] == "orders"
+    assert letter["node"] == "orders"
     assert letter["partition"] == "in.jsonl"
     assert letter["offset"] == len(GOOD)
     assert "expected `float`" in letter["reason"]

@@ -769,7 +769,7 @@ def test_bad_records_become_dead_letters(tmp_path, split_bytes, batch_rows, layo
     bad = [b'{"x":"no"}', b"not json at all"]
     assert [letter.data for letter in letters] == bad
     assert [letter.offset for letter in letters] == offsets_of(BAD, *bad)
-    assert {(letter.source, letter.partition) for letter in letters} == {("in", str(path))}
+    assert {(letter.node, letter.partition) for letter in letters} == {("in", str(path))}
     assert all(letter.reason for letter in letters)
 
 

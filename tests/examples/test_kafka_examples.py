@@ -71,7 +71,7 @@ def test_spend_and_dead_letters(kafka, topics, tmp_path):
     headers = dict(next(one for one in letters if one.value == b"not json").headers)
     assert headers["partition"].decode() == f"{names['in']}/1"
     assert headers["offset"] == b"2"
-    assert headers["source"] == b"orders"
+    assert headers["node"] == b"orders"
     assert b"malformed" in headers["reason"]
     run(replay_dead_letters.job(servers, names["bad"], names["back"]), tmp_path / "2")
     assert [one["amount"] for one in values_of(servers, names["back"])] == [7.0, 7.0]

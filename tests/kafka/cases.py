@@ -60,7 +60,8 @@ def fill(servers, records):
             window[1] += 1
     spend = Counter((user, start, *window) for (user, start), window in sums.items())
     copy = Counter((one["user"], one["number"]) for one in made)
-    return name, {"spend": spend, "copy": copy}
+    picked = Counter((one["user"], one["number"]) for one in made if one["number"] % 1000 != 7)
+    return name, {"spend": spend, "copy": copy, "picky": picked}
 
 
 class Case:

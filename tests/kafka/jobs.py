@@ -1,7 +1,7 @@
 """Jobs from Kafka to Kafka, run by the command line."""
 
 import streamline as sl
-from streamline.connectors.kafka import KafkaSink, KafkaSource
+from streamline.connectors.kafka import KafkaSink, KafkaSource, dead_letters_to
 
 
 class Order(sl.Record):
@@ -37,4 +37,22 @@ def copy(servers: str, source: str, target: str) -> sl.Job:
         .map(lambda order: {"number": order.number, "user": order.user})
         .sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
     )
+    return job
+
+
+def picky(servers: str, source: str, target: str) -> sl.Job:
+    """One order in a thousand makes the function raise, in another task than it was read in."""
+
+    def user_of(order: Order) -> dict[str, object]:
+        if order.number % 1000 == 7:
+            raise LookupError(f"nobody knows {order.user}")
+        return {"number": order.number, "user": order.user}
+
+    job = sl.Job("picky")
+    orders = job.source(
+        "orders", KafkaSource(servers, topic=source, format=sl.Json(Order), until="latest")
+    )
+    users = orders.rebalance().map(user_of, on_error="dead_letter", name="user", parallelism=2)
+    users.sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
+    users.dead_letters.sink("bad", dead_letters_to(servers, topic=f"{target}-bad"))
     return job

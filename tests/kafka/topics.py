@@ -72,6 +72,8 @@ async def send_by(producer, name, values, partition=0):
 
 async def read_all(servers, name, isolation="read_committed"):
     """All records of a topic that a consumer sees now, by partition and offset."""
+    if isolation == "read_committed":
+        await transactions_of(servers)
     consumer = AIOKafkaConsumer(
         bootstrap_servers=servers, isolation_level=isolation, auto_offset_reset="earliest"
     )
@@ -101,11 +103,19 @@ def now(coroutine):
         return pool.submit(asyncio.run, coroutine).result(60)
 
 
-async def transactions_of(servers, job):
-    """All transactions of a job, as the broker tells them."""
+async def transactions_of(servers, job=None):
+    """All transactions of a job, or of any, once those that are being ended have ended.
+
+    The broker answers that one is ended when it has noted that it will be: the markers that let
+    consumers see it are written a moment later.
+    """
     transactions = Transactions(servers, NO_SECURITY)
     await transactions.open()
     try:
-        return await transactions.listed(job)
+        async with asyncio.timeout(30):
+            while True:
+                found = await transactions.listed(job)
+                if not any(one.state.startswith("Prepare") for one in found):
+                    return found
     finally:
         await transactions.close()

@@ -76,6 +76,7 @@ class Step:
     assigns_timestamps: bool = False
     needs_timestamps: bool = False
     keyed: bool = False
+    dead_letters: bool = False
 
     def state_names(self) -> tuple[str, ...]:
         return ()

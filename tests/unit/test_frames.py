@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import streamline as sl
-from streamline.batch import Batch, ColumnBatch, RowBatch, as_column
+from streamline.batch import Batch, ColumnBatch, Origins, RowBatch, as_column
 from streamline.errors import EncodeError, ProtocolError, StateError
 from streamline.ids import ChannelId
 from streamline.keys import key_group
@@ -118,6 +118,19 @@ def test_every_message_comes_back(name: str) -> None:
     assert look(found) == look(message)
     assert cost == (COST if isinstance(message, Batch) else Cost(0, 0))
     assert is_end(found) == (name == "end")
+
+
+@pytest.mark.parametrize("layout", ["rows", "columns"])
+def test_origins_come_along(layout: str) -> None:
+    lines = [b"a", b"b", b"c"]
+    origins = Origins("orders/1", lambda place: (10 + place, lines[place]))
+    batch: Batch = RowBatch([{"n": 1}, {"n": 2}, {"n": 3}], origins=origins)
+    if layout == "columns":
+        batch = batch.to_columns()
+    _, found, _ = read(wire(batch.take(np.array([2, 0]))))
+    assert found.origins.partition == "orders/1"
+    assert [found.origins.of(row) for row in range(2)] == [(12, b"c"), (10, b"a")]
+    assert found.take(np.array([1])).origins.of(0) == (10, b"a")
 
 
 def test_credit() -> None:

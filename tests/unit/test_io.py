@@ -41,5 +41,5 @@ def test_counters_begin_at_zero_and_are_not_shared() -> None:
 def test_a_dead_letter_is_a_record() -> None:
     letter = DeadLetter("no JSON", "orders", "a.jsonl", 12, b"{")
     assert letter == DeadLetter(
-        reason="no JSON", source="orders", partition="a.jsonl", offset=12, data=b"{"
+        reason="no JSON", node="orders", partition="a.jsonl", offset=12, data=b"{"
     )
