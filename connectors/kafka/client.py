@@ -144,9 +144,14 @@ def explain(error: BaseException, servers: str) -> str:
     if isinstance(error, errors.UnsupportedSaslMechanismError):
         return f"Kafka at {servers} does not know the SASL mechanism: {text}"
     if isinstance(error, errors.TopicAuthorizationFailedError):
-        return f"Kafka at {servers} does not let us use topic {text}; grant the user its ACLs"
+        topic = _named(error)
+        return (
+            f"Kafka at {servers} does not let us use topic {topic}; grant the user Describe on it, "
+            "and Read or Write"
+        )
     if isinstance(error, errors.GroupAuthorizationFailedError):
-        return f"Kafka at {servers} does not let us use group {text}; grant the user its ACLs"
+        group = _named(error)
+        return f"Kafka at {servers} does not let us use group {group}; grant the user Read on it"
     if isinstance(error, errors.TransactionalIdAuthorizationFailed):
         return (
             f"Kafka at {servers} does not let us use our transactional ids; grant the user Write "
@@ -157,6 +162,12 @@ def explain(error: BaseException, servers: str) -> str:
     if isinstance(error, AWAY):
         return f"Kafka at {servers} cannot be reached: {text}"
     return f"Kafka at {servers} failed by {type(error).__name__}: {text}"
+
+
+def _named(error: BaseException) -> str:
+    """What an error is about: aiokafka gives a name, or a set of names."""
+    names = error.args[0] if error.args else ""
+    return repr(names) if isinstance(names, str) else ", ".join(map(repr, sorted(names)))
 
 
 async def retry(

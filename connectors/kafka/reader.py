@@ -154,7 +154,8 @@ class KafkaReader(SourceReader[T]):
         try:
             await self._consumer.commit(offsets)
         except errors.KafkaError as error:
-            log.warning("streamline: source %r: offsets for monitoring: %s", self._node, error)
+            why = explain(error, self._source.servers)
+            log.warning("streamline: source %r: offsets for monitoring: %s", self._node, why)
 
     # ------------------------------------------------------------------ where to begin
 

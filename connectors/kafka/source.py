@@ -24,7 +24,7 @@ T = TypeVar("T")
 Topics: TypeAlias = str | Sequence[str] | re.Pattern[str]
 Start: TypeAlias = Literal["earliest", "latest", "committed"] | datetime
 OnReset: TypeAlias = Literal["fail", "earliest", "latest"]
-_UNKNOWN_TOPIC, _LEADER_AWAY, _NOT_ALLOWED = 3, 5, 29
+_UNKNOWN_TOPIC, _LEADER_AWAY = 3, 5
 
 
 class KafkaSource(Source[T], Generic[T]):
@@ -171,13 +171,8 @@ class KafkaSource(Source[T], Generic[T]):
             raise ConnectorError(
                 f"there is no topic {name!r} at {servers}; create it, or correct topic="
             )
-        if code == _NOT_ALLOWED:
-            raise ConnectorError(
-                f"Kafka at {servers} does not let us describe topic {name!r}; grant the user "
-                "Read and Describe on it"
-            )
         if code not in (0, _LEADER_AWAY):
-            raise ConnectorError(f"topic {name!r}: {explain(for_code(code)(), servers)}")
+            raise ConnectorError(explain(for_code(code)(name), servers))
 
 
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:

@@ -1,26 +1,43 @@
 """User names and passwords: PLAIN and SCRAM, in and out, and what is told when they are wrong."""
 
+import asyncio
+
 import pytest
+from aiokafka.protocol.admin import CreateAclsRequest
 
 import streamline as sl
 from streamline.connectors.kafka import KafkaSecurity, KafkaSink, KafkaSource
 from streamline.errors import ConnectorError, UsageError
 from streamline.testing.services import KafkaBroker
 from tests.kafka.test_sink import Place
-from tests.kafka.test_source import read
-from tests.kafka.topics import create, read_all, send
+from tests.kafka.test_source import Reading, read
+from tests.kafka.topics import admin_of, create, read_all, send
+from tests.names import new_name
 from tests.services.started import started
 
 
 @pytest.fixture(scope="module")
 def guarded():
-    broker = started(KafkaBroker(users={"ann": "secret"}))
+    """Ann may do everything, Bob nothing."""
+    authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer"
+    broker = started(
+        KafkaBroker(
+            users={"ann": "secret", "bob": "hidden"},
+            properties={
+                "authorizer.class.name": authorizer,
+                "super.users": "User:ANONYMOUS;User:ann",
+            },
+        )
+    )
     yield broker
     broker.close()
 
 
 def ann(mechanism, password="secret"):
     return KafkaSecurity(mechanism=mechanism, username="ann", password=password)
+
+
+BOB = KafkaSecurity(mechanism="PLAIN", username="bob", password="hidden")
 
 
 @pytest.mark.parametrize("mechanism", ["PLAIN", "SCRAM-SHA-256"])
@@ -57,6 +74,59 @@ async def test_a_mechanism_that_the_broker_does_not_know(guarded):
     )
     with pytest.raises(ConnectorError, match="does not know the SASL mechanism"):
         await source.discover()
+
+
+@pytest.fixture(scope="module")
+def half(guarded):
+    """The beginning of the names of topics with which Bob may do all, though nothing else."""
+    topic, prefixed, everything, allow = 2, 4, 2, 3
+
+    async def grant():
+        async with admin_of(guarded.servers) as admin:
+            request = CreateAclsRequest(topic, "half", prefixed, "User:bob", "*", everything, allow)
+            answer = await admin._send_request(request)
+            assert answer.creation_responses[0][0] == 0, answer
+
+    asyncio.run(grant())
+    return "half"
+
+
+async def test_a_topic_that_may_not_be_read(guarded):
+    topic = await create(guarded.servers, new_name("closed"))
+    source = KafkaSource(guarded.sasl_servers, topic=topic, format=sl.Raw(), security=BOB)
+    with pytest.raises(ConnectorError, match=f"does not let us use topic '{topic}'; grant the"):
+        await source.discover()
+
+
+@pytest.mark.parametrize("guarantee", ["exactly-once", "at-least-once"])
+async def test_a_topic_that_may_not_be_written(guarded, guarantee):
+    place = Place(guarded.sasl_servers, await create(guarded.servers, new_name("closed")))
+    with pytest.raises(ConnectorError, match=f"not let us use topic '{place.topic}'; grant the"):
+        await place.writer(security=BOB, guarantee=guarantee)
+    await place.close()
+
+
+async def test_transactions_that_may_not_be_used(guarded, half):
+    place = Place(guarded.sasl_servers, await create(guarded.servers, new_name(half)))
+    with pytest.raises(ConnectorError, match="does not let us use our transactional ids; grant"):
+        writer = await place.writer(security=BOB)
+        await place.put(writer, 1, b"1")
+    await place.close()
+
+
+async def test_a_group_that_may_not_be_used(guarded, half, caplog):
+    """Reading does not need it, unless it begins there: its offsets are for monitoring."""
+    topic = await create(guarded.servers, new_name(half))
+    await send(guarded.servers, topic, [b"1"])
+    options = {"format": sl.Raw(), "security": BOB, "group": "closed", "until": "latest"}
+    source = KafkaSource(guarded.sasl_servers, topic=topic, **options)
+    async with Reading(source) as reading:
+        assert await reading.end() == [b"1"]
+        await reading.reader.checkpoint_committed(reading.snapshot())
+    assert "does not let us use group 'closed'; grant the user Read" in caplog.text
+    source = KafkaSource(guarded.sasl_servers, topic=topic, start="committed", **options)
+    with pytest.raises(ConnectorError, match="does not let us use group 'closed'"):
+        await read(source)
 
 
 def test_wrong_settings():
