@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks import kafka
+from benchmarks import kafka, postgres
 from benchmarks.measure import (
     ROUNDS,
     Result,
@@ -151,7 +151,10 @@ MEASURES: dict[str, Callable[[], Result]] = {
     "pauses": pauses,
     "kafka-read": kafka.reading,
     "kafka-keyed": kafka.keyed,
+    "kafka-columns": kafka.columns,
+    "kafka-quix": kafka.beside_quix,
     "kafka-latency": kafka.latency,
+    "postgres": postgres.copying,
 }
 
 

@@ -9,7 +9,8 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import count
+from dataclasses import dataclass
+from itertools import count, pairwise
 from pathlib import Path
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -19,6 +20,7 @@ from benchmarks.measure import START_MS, Result, folder, rounds, streamline
 from streamline.testing.services import KafkaBroker
 
 JOBS = Path(__file__).with_name("kafka_jobs.py")
+QUIX = Path(__file__).with_name("quix.py")
 RECORDS = 1_500_000
 PARTITIONS = 4
 _numbers = count()
@@ -39,7 +41,7 @@ async def _topic(servers: str, partitions: int = PARTITIONS) -> str:
     return name
 
 
-async def _fill(servers: str, records: int) -> str:
+async def _fill(servers: str, records: int, *, keyed: bool = False) -> str:
     """Orders as the file benchmarks have them, in record batches of 64 KiB."""
     topic, rng = await _topic(servers), random.Random(1)
     producer = AIOKafkaProducer(bootstrap_servers=servers, max_batch_size=1 << 16)
@@ -49,12 +51,13 @@ async def _fill(servers: str, records: int) -> str:
         at = START_MS + number * 2 + rng.randrange(-2_000, 2_000)
         user, amount = rng.randrange(1_000), rng.random() * 100 - 5
         value = b'{"user":"u%d","amount":%.2f,"at":%d}' % (user, amount, at)
-        partition = number % PARTITIONS
+        partition = (user if keyed else number) % PARTITIONS
+        key = b"u%d" % user if keyed else None
         batch = open_batches[partition]
-        if batch.append(key=None, value=value, timestamp=at) is None:
+        if batch.append(key=key, value=value, timestamp=at) is None:
             await producer.send_batch(batch, topic, partition=partition)
             batch = open_batches[partition] = producer.create_batch()
-            batch.append(key=None, value=value, timestamp=at)
+            batch.append(key=key, value=value, timestamp=at)
     for partition, batch in open_batches.items():
         await producer.send_batch(batch, topic, partition=partition)
     await producer.stop()
@@ -79,22 +82,19 @@ def reading() -> Result:
     return Result("reading Kafka / getmany", f"{ratio:.2f}", ">= 3", ratio >= 3, detail)
 
 
-def keyed() -> Result:
-    """Kafka to sliding windows to Kafka exactly once, against a loop that promises nothing."""
+def _run(servers: str, work: Path, job: str, source: str) -> float:
+    target = asyncio.run(_topic(servers))
+    return streamline(job, work, jobs=JOBS, servers=servers, source=source, target=target)[0]
+
+
+def _against_loop(job: str, wanted: float, name: str) -> Result:
     with _broker() as servers, folder() as work:
         topic = asyncio.run(_fill(servers, RECORDS))
         one = asyncio.run(_fill(servers, PARTITIONS))
-
-        def ours(source: str) -> float:
-            target = asyncio.run(_topic(servers))
-            return streamline(
-                "kafka_keyed", work, jobs=JOBS, servers=servers, source=source, target=target
-            )[0]
-
         times = rounds(
             lambda: _loop("keyed", servers, topic, asyncio.run(_topic(servers))),
-            lambda: ours(topic),
-            lambda: ours(one),
+            lambda: _run(servers, work, job, topic),
+            lambda: _run(servers, work, job, one),
         )
     start = min(times[2])
     seconds, plain = min(times[1]) - start, min(times[0])
@@ -102,25 +102,100 @@ def keyed() -> Result:
     detail = (
         f"{RECORDS / seconds:,.0f} records/s, the loop {RECORDS / plain:,.0f}; start {start:.2f} s"
     )
-    return Result("Kafka to Kafka / plain loop", f"{ratio:.2f}", ">= 0.5", ratio >= 0.5, detail)
+    return Result(name, f"{ratio:.2f}", f">= {wanted}", ratio >= wanted, detail)
+
+
+def keyed() -> Result:
+    """Kafka to sliding windows to Kafka exactly once, against a loop that promises nothing."""
+    return _against_loop("kafka_keyed", 0.5, "Kafka to Kafka / plain loop")
+
+
+def columns() -> Result:
+    """The same on columns."""
+    return _against_loop("kafka_columns", 1.5, "Kafka to Kafka on columns / plain loop")
+
+
+def beside_quix() -> Result:
+    """The same beside Quix Streams, which finds its records by key already."""
+    name, wanted = "Kafka to Kafka / Quix Streams", "told"
+    python = _quix()
+    if python is None:
+        return Result(name, "-", wanted, True, "Quix Streams cannot be installed here")
+    records = RECORDS // 10
+    with _broker() as servers, folder() as work:
+        topic = asyncio.run(_fill(servers, records, keyed=True))
+        one = asyncio.run(_fill(servers, PARTITIONS, keyed=True))
+
+        def quix(guarantee: str) -> float:
+            target = asyncio.run(_topic(servers))
+            command = [str(python), str(QUIX), guarantee, servers, topic, target, str(records)]
+            done = subprocess.run(
+                [*command, str(work / target)], check=True, stdout=subprocess.PIPE
+            )
+            return float(done.stdout)
+
+        times = rounds(
+            lambda: quix("exactly-once"),
+            lambda: quix("at-least-once"),
+            lambda: _run(servers, work, "kafka_keyed", topic),
+            lambda: _run(servers, work, "kafka_keyed", one),
+        )
+    once, least = min(times[0]), min(times[1])
+    seconds = min(times[2]) - min(times[3])
+    detail = (
+        f"{records / seconds:,.0f} records/s exactly once; Quix Streams {records / once:,.0f} "
+        f"exactly once, {records / least:,.0f} at least once ({least / seconds:.0f} times); "
+        f"{records:,} records, all with their start subtracted"
+    )
+    return Result(name, f"{once / seconds:.0f}", wanted, True, detail)
+
+
+def _quix() -> Path | None:
+    """The interpreter of an environment with Quix Streams, made if need be."""
+    home = Path("build/quix")
+    python = (home / "bin" / "python").absolute()
+    ready = home / ".installed"
+    if not ready.exists():
+        subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+        install = [str(python), "-m", "pip", "install", "--quiet", "quixstreams>=3.20,<4"]
+        if subprocess.run(install, check=False).returncode != 0:
+            return None
+        ready.touch()
+    return python
 
 
 def latency() -> Result:
     """From produce to a committed record at the other end, with a checkpoint every 200 ms."""
     with _broker() as servers, folder() as work:
-        taken = asyncio.run(_latencies(servers, work))
+        taken, parts = asyncio.run(_latencies(servers, work))
     cuts = statistics.quantiles(taken, n=100)
+    shown = ", ".join(f"{name} {value:.0f}" for name, value in parts.items())
     detail = (
-        f"median {cuts[49]:.0f} ms, of {len(taken):,} records at 2,000/s; half a checkpoint "
-        "interval is the median's share, the rest is prepare, manifest and commit"
+        f"median {cuts[49]:.0f} ms, of {len(taken):,} records at 2,000/s; the parts of the mean "
+        f"of {statistics.fmean(taken):.0f} ms: {shown}"
     )
     return Result("latency to read_committed, p99", f"{cuts[98]:.0f} ms", "told", True, detail)
 
 
-async def _latencies(servers: str, work: Path, *, seconds: float = 10.0) -> list[float]:
+@dataclass
+class _Epoch:
+    """When the parts of a checkpoint began, in seconds since the epoch; as the job noted it."""
+
+    prepare: float
+    prepared: float
+    commit: float
+    committed: float
+
+
+async def _latencies(
+    servers: str, work: Path, *, seconds: float = 20.0
+) -> tuple[list[float], dict[str, float]]:
+    """Milliseconds that records took, and the means of their parts."""
     source, target = await _topic(servers, 1), await _topic(servers, 1)
+    notes = work / "notes"
     command = [sys.executable, "-m", "streamline.cli.main", "run", f"{JOBS}:kafka_copy"]
     command += ["-p", f"servers={servers}", "-p", f"source={source}", "-p", f"target={target}"]
+    command += ["-p", f"notes={notes}"]
     command += ["--state-dir", str(work / "state"), "--checkpoint-every", "200ms"]
     process = await asyncio.to_thread(
         subprocess.Popen, command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -132,10 +207,12 @@ async def _latencies(servers: str, work: Path, *, seconds: float = 10.0) -> list
     await producer.start()
     await consumer.start()
     consumer.assign([TopicPartition(target, 0)])
-    taken: list[float] = []
+    seen: list[tuple[float, float]] = []
     done = asyncio.Event()
 
     async def write() -> None:
+        while not notes.exists():  # the job is starting
+            await producer.send_and_wait(source, json.dumps({"sent": time.time()}).encode())
         began = time.time()
         for number in range(int(seconds * 200)):
             now = time.time()
@@ -151,11 +228,32 @@ async def _latencies(servers: str, work: Path, *, seconds: float = 10.0) -> list
         now = time.time()
         silent = 0 if found else silent + 1
         for records in found.values():
-            taken += [(now - json.loads(record.value)["sent"]) * 1000 for record in records]
+            seen += [(json.loads(record.value)["sent"], now) for record in records]
     await writing
     process.terminate()
     process.wait()
     await producer.stop()
     await consumer.stop()
-    # The job was still starting when the first were sent.
-    return taken[len(taken) // 4 :]
+    epochs = _read_notes(notes)
+    seen = [pair for pair in seen if pair[0] > epochs[4].prepare]  # warm
+    taken = [(now - sent) * 1000 for sent, now in seen]
+    parts: dict[str, list[float]] = {}
+    for sent, now in seen:
+        epoch = next((one for one in epochs if one.prepare >= sent), None)
+        if epoch is None or epoch.committed > now + 0.1:
+            continue
+        marks = [sent, epoch.prepare, epoch.prepared, epoch.commit, epoch.committed, now]
+        names = ["wait for the checkpoint", "flush", "snapshot and manifest", "commit", "seen"]
+        for name, (first, last) in zip(names, pairwise(marks), strict=True):
+            parts.setdefault(name, []).append((last - first) * 1000)
+    return taken, {name: statistics.fmean(values) for name, values in parts.items()}
+
+
+def _read_notes(path: Path) -> list[_Epoch]:
+    marks = [json.loads(line) for line in path.read_text().splitlines()]
+    prepares = [mark for mark in marks if mark[0] == "prepare"]
+    commits = [mark for mark in marks if mark[0] == "commit"]
+    return [
+        _Epoch(prepare[1], prepare[2], commit[1], commit[2])
+        for prepare, commit in zip(prepares, commits, strict=False)
+    ]
