@@ -22,7 +22,43 @@ T = TypeVar("T")
 _AVRO_TYPES = (bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID)
 
 
-class Avro(Format[T]):
+class _ByRegistry(Format[T]):
+    """What formats with schemas in a registry share."""
+
+    separator = b""
+    in_files = False
+
+    def __init__(
+        self,
+        type_: Any,
+        registry: SchemaRegistry | str,
+        schema: str | dict[str, Any] | None,
+        subject: str | None,
+        on_error: OnError,
+    ) -> None:
+        super().__init__(on_error)
+        self.type_ = type_
+        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
+        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
+        self.subject = subject
+        self._number: int | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        make = partial(
+            type(self),
+            self.type_,
+            registry=self.registry,
+            schema=self.schema,
+            subject=self.subject,
+            on_error=self.on_error,
+        )
+        return make, ()
+
+    def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        return [self.decode_one(item) for item in data]
+
+
+class Avro(_ByRegistry[T]):
     """Apache Avro in Confluent's wire format.
 
     What is read may have been written with any schema of the registry: fields that were added
@@ -39,9 +75,6 @@ class Avro(Format[T]):
     Raises:
         UsageError: If fastavro is not installed, or the schema is none.
     """
-
-    separator = b""
-    in_files = False
 
     @overload
     def __init__(
@@ -72,26 +105,10 @@ class Avro(Format[T]):
         subject: str | None = None,
         on_error: OnError = "fail",
     ) -> None:
-        super().__init__(on_error)
-        self.type_ = type_
-        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
-        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
-        self.subject = subject
+        super().__init__(type_, registry, schema, subject, on_error)
         self._avro = _fastavro()
         self._wanted = None if self.schema is None else self._parsed(self.schema)
         self._writers: dict[int, Any] = {}
-        self._number: int | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(
-            type(self),
-            self.type_,
-            registry=self.registry,
-            schema=self.schema,
-            subject=self.subject,
-            on_error=self.on_error,
-        )
-        return make, ()
 
     def decode_one(self, data: bytes) -> T:
         number, value = unpack(data)
@@ -112,9 +129,6 @@ class Avro(Format[T]):
             return cast(T, msgspec.convert(record, self.type_))
         except msgspec.ValidationError as error:
             raise DecodeError(str(error)) from error
-
-    def decode_many(self, data: Sequence[bytes]) -> list[T]:
-        return [self.decode_one(item) for item in data]
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:
         if self._wanted is None or self.schema is None:
@@ -146,7 +160,7 @@ class Avro(Format[T]):
         return f"Avro({'' if self.type_ is None else getattr(self.type_, '__name__', self.type_)})"
 
 
-class RegistryJson(Format[T]):
+class RegistryJson(_ByRegistry[T]):
     """JSON behind the number of a JSON schema, in Confluent's wire format.
 
     Args:
@@ -156,9 +170,6 @@ class RegistryJson(Format[T]):
         subject: Under which the schema is registered: ``<topic>-value`` as a rule.
         on_error: What happens to a value that cannot be decoded.
     """
-
-    separator = b""
-    in_files = False
 
     @overload
     def __init__(
@@ -189,29 +200,13 @@ class RegistryJson(Format[T]):
         subject: str | None = None,
         on_error: OnError = "fail",
     ) -> None:
-        super().__init__(on_error)
-        self.type_ = type_
-        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
         if schema is None and type_ is not None:
             schema = msgspec.json.schema(type_)
-        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
-        self.subject = subject
+        super().__init__(type_, registry, schema, subject, on_error)
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             Any if type_ is None else type_
         )
         self._encoder = msgspec.json.Encoder()
-        self._number: int | None = None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(
-            type(self),
-            self.type_,
-            registry=self.registry,
-            schema=self.schema,
-            subject=self.subject,
-            on_error=self.on_error,
-        )
-        return make, ()
 
     def decode_one(self, data: bytes) -> T:
         _, value = unpack(data)
@@ -219,9 +214,6 @@ class RegistryJson(Format[T]):
             return cast(T, self._decoder.decode(value))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise DecodeError(str(error)) from error
-
-    def decode_many(self, data: Sequence[bytes]) -> list[T]:
-        return [self.decode_one(item) for item in data]
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:
         if self._number is None:

@@ -11,11 +11,10 @@ import uuid
 from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streamline.testing.services.process import (
     ServerProcess,
+    Service,
     ServiceUnavailableError,
     free_port,
 )
@@ -40,7 +39,7 @@ _POM = """\
 """
 
 
-class KafkaBroker:
+class KafkaBroker(Service):
     """A broker of its own, or the one that ``STREAMLINE_TEST_KAFKA`` names.
 
     It needs Java 17 and Maven, which fetches Kafka once (43 MB) into the user's cache. Topics are
@@ -70,42 +69,9 @@ class KafkaBroker:
     ) -> None:
         self._properties = dict(properties or {})
         self._users = dict(users or {})
-        self._given = os.environ.get(VARIABLE) if not (properties or users) else None
-        self._folder: Path | None = None
-        self._process: ServerProcess | None = None
+        super().__init__(os.environ.get(VARIABLE) if not (properties or users) else None, VARIABLE)
         self.servers = self._given or f"127.0.0.1:{free_port()}"
         self.sasl_servers = f"127.0.0.1:{free_port()}" if self._users else ""
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it, also again after ``stop`` or ``kill``, with what it held."""
-        if self._given is not None:
-            return
-        if self._folder is None:
-            libs = fetch_kafka()
-            self._folder = Path(tempfile.mkdtemp(prefix="streamline-kafka-"))
-            self._configure(libs)
-        assert self._process is not None
-        self._process.start()
-
-    def stop(self) -> None:
-        """End it in order; what it holds is kept."""
-        self._running().stop()
-
-    def kill(self) -> None:
-        """End it as by kill -9; what it holds is kept."""
-        self._running().kill()
 
     def pause(self) -> None:
         """Let it stand still, so that requests are not answered."""
@@ -115,22 +81,9 @@ class KafkaBroker:
         """Let it go on."""
         self._running().resume()
 
-    def close(self) -> None:
-        """End it and remove what it holds."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServiceUnavailableError(f"the broker of {VARIABLE} is not ours to stop")
-        return self._process
-
-    def _configure(self, libs: Path) -> None:
-        assert self._folder is not None
+    def _create(self) -> ServerProcess:
+        libs = fetch_kafka()
+        self._folder = Path(tempfile.mkdtemp(prefix="streamline-kafka-"))
         config = self._folder / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
@@ -143,7 +96,7 @@ class KafkaBroker:
         if done.returncode != 0:
             words = (done.stdout + done.stderr).decode(errors="replace").strip()
             raise ServiceUnavailableError(f"Kafka's storage cannot be made: {words}")
-        self._process = ServerProcess(
+        return ServerProcess(
             "Kafka",
             [*java, "kafka.Kafka", str(config)],
             log=self._folder / "kafka.log",

@@ -10,11 +10,10 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streamline.testing.services.process import (
     ServerProcess,
+    Service,
     ServiceUnavailableError,
     free_port,
 )
@@ -23,7 +22,7 @@ VARIABLE = "STREAMLINE_TEST_POSTGRES"
 _USERS = ("postgres", "nobody")
 
 
-class PostgresServer:
+class PostgresServer(Service):
     """A server of its own, or the one whose DSN ``STREAMLINE_TEST_POSTGRES`` holds.
 
     It needs the server's programs, such as Debian's ``postgresql``. PostgreSQL does not run as
@@ -45,56 +44,11 @@ class PostgresServer:
 
     def __init__(self, *, durable: bool = False) -> None:
         self._durable = durable
-        self._given = os.environ.get(VARIABLE)
-        self._folder: Path | None = None
-        self._process: ServerProcess | None = None
+        super().__init__(os.environ.get(VARIABLE), VARIABLE)
         self._port = free_port()
         self.dsn = self._given or f"host=127.0.0.1 port={self._port} user=tests dbname=postgres"
 
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def start(self) -> None:
-        """Start it, also again after ``stop`` or ``kill``, with what it held."""
-        if self._given is not None:
-            return
-        if self._folder is None:
-            self._create()
-        assert self._process is not None
-        self._process.start()
-
-    def stop(self) -> None:
-        """End it in order; what it holds is kept."""
-        self._running().stop()
-
-    def kill(self) -> None:
-        """End it as by kill -9; what it holds is kept."""
-        self._running().kill()
-
-    def close(self) -> None:
-        """End it and remove what it holds."""
-        if self._process is not None:
-            self._process.kill()
-            self._process = None
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
-
-    def _running(self) -> ServerProcess:
-        if self._process is None:
-            raise ServiceUnavailableError(f"the server of {VARIABLE} is not ours to stop")
-        return self._process
-
-    def _create(self) -> None:
+    def _create(self) -> ServerProcess:
         initdb, postgres = find_program("initdb"), find_program("postgres")
         become = _other_user()
         folder = self._folder = Path(tempfile.mkdtemp(prefix="streamline-postgres-"))
@@ -117,11 +71,12 @@ class PostgresServer:
             "max_connections": "50",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        self._process = ServerProcess(
+        return ServerProcess(
             "PostgreSQL",
             [postgres, "-D", str(data), *options],
             log=folder / "postgres.log",
             port=self._port,
+            ready=b"ready to accept connections",
             before=give_up,
             stop_signal=signal.SIGINT,
         )

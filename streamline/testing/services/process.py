@@ -1,16 +1,20 @@
-"""ServerProcess: a child process that serves on loopback, and dies with us."""
+"""ServerProcess, a child that serves on loopback and dies with us, and Service around it."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from streamline.errors import StreamlineError
 
@@ -40,6 +44,7 @@ class ServerProcess:
         command: The program and its arguments.
         log: File that takes what it prints.
         port: Where it listens once it is up.
+        ready: What it prints when it is, if to listen is not enough.
         before: Called in the child before the program begins, such as to give up rights.
         stop_signal: What ends it in order.
     """
@@ -51,6 +56,7 @@ class ServerProcess:
         *,
         log: Path,
         port: int,
+        ready: bytes = b"",
         before: Callable[[], None] | None = None,
         stop_signal: signal.Signals = signal.SIGTERM,
     ) -> None:
@@ -58,6 +64,7 @@ class ServerProcess:
         self._command = list(command)
         self._log = log
         self._port = port
+        self._ready = ready
         self._before = before
         self._stop_signal = stop_signal
         self._process: subprocess.Popen[bytes] | None = None
@@ -80,6 +87,7 @@ class ServerProcess:
             ServiceUnavailableError: If it ends, or does not listen in time; shows its last words.
         """
         parent = os.getpid()
+        said_before = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 self._command,
@@ -92,16 +100,20 @@ class ServerProcess:
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
                 break
-            try:
-                socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
-            except OSError:
-                time.sleep(_LOOK_EVERY_S)
-            else:
+            if self._ready in self._log.read_bytes()[said_before:] and self._listens():
                 return
+            time.sleep(_LOOK_EVERY_S)
         ended = self._process.poll()
         self.kill()
         what = f"did not listen within {up_within_s:g} s" if ended is None else f"ended ({ended})"
         raise ServiceUnavailableError(f"{self.name} {what}; its last words:\n{self.last_words()}")
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def last_words(self) -> str:
         """The end of what it printed."""
@@ -136,6 +148,71 @@ class ServerProcess:
     def resume(self) -> None:
         """Let it go on (SIGCONT)."""
         os.kill(self.pid, signal.SIGCONT)
+
+
+class Service(ABC):
+    """A server for tests in a folder of its own, or one that a variable names.
+
+    Args:
+        given: Where the one is that the variable names; None starts one.
+        variable: Its name.
+    """
+
+    def __init__(self, given: str | None, variable: str) -> None:
+        self._given = given
+        self._variable = variable
+        self._folder: Path | None = None
+        self._process: ServerProcess | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(self) -> None:
+        """Start it, also again after ``stop`` or ``kill``, with what it held."""
+        if self._given is not None:
+            return
+        if self._process is None:
+            self._process = self._create()
+        self._process.start()
+
+    def stop(self) -> None:
+        """End it in order; what it holds is kept."""
+        self._running().stop()
+
+    def kill(self) -> None:
+        """End it as by kill -9; what it holds is kept."""
+        self._running().kill()
+
+    def close(self) -> None:
+        """End it and remove what it holds."""
+        if self._process is not None:
+            self._process.kill()
+            self._process = None
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
+    def _running(self) -> ServerProcess:
+        if self._process is None:
+            raise ServiceUnavailableError(f"the server of {self._variable} is not ours to stop")
+        return self._process
+
+    @abstractmethod
+    def _create(self) -> ServerProcess:
+        """Make its folder, and what is to be started.
+
+        Raises:
+            ServiceUnavailableError: If it cannot be had.
+        """
 
 
 def _begin(parent: int, before: Callable[[], None] | None) -> None:
