@@ -5,10 +5,11 @@ Pure: the same graph and parallelism give the same plan in every process.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from streamline.errors import GraphError
 from streamline.graph import Edge, JobGraph, Node, Partitioning
 from streamline.ids import ChannelId, NodeId, TaskId
 from streamline.io import Sink, Source
@@ -183,6 +184,24 @@ def make_plan(graph: JobGraph, parallelism: int = 1) -> ExecutionPlan:
         stages,
         tuple(_cross_edges(graph, cross, home, parallelism)),
     )
+
+
+def with_parallelism(graph: JobGraph, nodes: Mapping[str, int]) -> JobGraph:
+    """The same graph with other parallelism at some nodes.
+
+    Raises:
+        GraphError: If there is no such node.
+    """
+    unknown = sorted(set(nodes) - {str(node.id) for node in graph.nodes})
+    if unknown:
+        names = ", ".join(node.id for node in graph.nodes)
+        raise GraphError(
+            f"job {graph.name!r} has no node {unknown[0]!r} to be rescaled; there are {names}"
+        )
+    changed = [
+        replace(node, parallelism=nodes.get(node.id, node.parallelism)) for node in graph.nodes
+    ]
+    return replace(graph, nodes=changed)
 
 
 def _cross_edges(

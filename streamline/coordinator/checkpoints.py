@@ -75,6 +75,7 @@ class Checkpoints:
         self._last_trigger_ms = 0
         self._last_end_ms = 0
         self._failures = 0
+        self._asked = False
         self.pending: PendingCheckpoint | None = None
         self.completed: CompletedCheckpoint | None = None
 
@@ -88,12 +89,18 @@ class Checkpoints:
         """When the next one is to be triggered, or the one under way is overdue."""
         if self.pending is not None:
             return self.pending.started_ms + self._timeout_ms
+        if self._asked:
+            return self._last_end_ms
         if self._every_ms is None:
             return None
         return max(self._last_trigger_ms + self._every_ms, self._last_end_ms + self._min_pause_ms)
 
+    def ask(self) -> None:
+        """Have the next one triggered as soon as none is under way."""
+        self._asked = True
+
     def is_due(self, now_ms: int) -> bool:
-        """Whether a periodic checkpoint is to be triggered."""
+        """Whether a checkpoint, periodic or asked for, is to be triggered."""
         due = self.next_due_ms()
         return self.pending is None and due is not None and now_ms >= due
 
@@ -116,6 +123,7 @@ class Checkpoints:
         """
         if self.pending is not None:
             raise InvariantError(f"checkpoint {self.pending.epoch} is still under way")
+        self._asked = False
         self._last_epoch += 1
         self._last_trigger_ms = now_ms
         self.pending = PendingCheckpoint(self._last_epoch, kind, drain, now_ms, set(tasks))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal, TypeAlias
@@ -45,12 +46,14 @@ class JobState(StrEnum):
     """Where a job is in its life.
 
     starting -> running <-> recovering; running -> stopping -> stopped; running -> finished;
-    any of the living -> failed or canceled.
+    any of the living -> failed or canceled. A job that is rescaled has one machine after the
+    other; to its users it is rescaling from one to the next.
     """
 
     STARTING = "starting"
     RUNNING = "running"
     RECOVERING = "recovering"
+    RESCALING = "rescaling"
     STOPPING = "stopping"
     STOPPED = "stopped"
     FINISHED = "finished"
@@ -168,6 +171,7 @@ class JobMachine:
         workers: Numbers of the workers it may use.
         jitter: Gives a number from 0 to 1, for the backoff.
         run: A name that no other run ever has.
+        generation: Number of the last attempt before, if others have gone before.
     """
 
     def __init__(
@@ -178,10 +182,11 @@ class JobMachine:
         workers: Sequence[int],
         jitter: Callable[[], float],
         run: str = "0",
+        generation: int = 0,
     ) -> None:
         self.plan = plan
         self.state = JobState.STARTING
-        self.generation = 0
+        self.generation = generation
         self.restarts = 0
         self.checkpoints = Checkpoints(
             every_ms=config.checkpoint_every_ms,
@@ -372,6 +377,10 @@ class JobMachine:
             self._maybe_finish(now_ms)
         return self._take()
 
+    def checkpoint_now(self) -> None:
+        """Asked for a checkpoint beside the periodic ones; call ``tick`` next."""
+        self.checkpoints.ask()
+
     def cancel(self) -> list[Instruction]:
         """Asked to end at once."""
         if self.state not in ENDED:
@@ -511,7 +520,7 @@ class JobMachine:
         if pending.drain:
             self._draining = None
             self._drain_at_ms = now_ms + _RESEND_MS
-        last = self._last_epoch
+        last = self.last_epoch
         safe = f"the last complete one is {last}" if last else "there is none yet"
         if not going_on:
             self._fail_attempt(
@@ -527,7 +536,17 @@ class JobMachine:
             self._tell(task, Abort(self.generation, epoch))
 
     @property
-    def _last_epoch(self) -> int:
+    def placement(self) -> Mapping[TaskId, int]:
+        """Worker of each task of the attempt."""
+        return self._placement
+
+    @property
+    def running(self) -> AbstractSet[TaskId]:
+        """Tasks that have restored their state and run."""
+        return self._running
+
+    @property
+    def last_epoch(self) -> int:
         """The last complete checkpoint; 0 if there is none."""
         done = self.checkpoints.completed
         return done.epoch if done is not None else self._restored_epoch
@@ -638,7 +657,7 @@ class JobMachine:
             self._move(JobState.RECOVERING)
         self.restarts += 1
         self._resume_at_ms = now_ms + delay_ms
-        last = self._last_epoch
+        last = self.last_epoch
         where = f"from checkpoint {last}" if last else "from where this run began"
         self._out.append(Say("warning", f"{reason}; trying again in {delay_ms} ms, {where}"))
         self._out.append(StopTasks(self.generation))

@@ -23,6 +23,10 @@ class JobStatus:
         sources, sinks: Names of the nodes of that kind.
         watermark: Event time of the slowest task, or None.
         checkpoint: The last complete one.
+        tasks: By task: what it has counted in this attempt.
+        placement: Worker of each task.
+        running: Tasks that run.
+        workers: Process id of each worker.
         reason: Why it ended, if it failed.
         trace: The traceback behind that.
     """
@@ -37,6 +41,10 @@ class JobStatus:
     sinks: tuple[str, ...] = ()
     watermark: int | None = None
     checkpoint: CompletedCheckpoint | None = None
+    tasks: dict[str, dict[str, int]] = field(default_factory=dict)
+    placement: dict[str, int] = field(default_factory=dict)
+    running: set[str] = field(default_factory=set)
+    workers: dict[int, int] = field(default_factory=dict)
     reason: str = ""
     trace: str = ""
 

@@ -7,8 +7,8 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,13 @@ from streamline.coordinator.job import (
 )
 from streamline.coordinator.status import JobStatus
 from streamline.engines.pool import ProcessPool
-from streamline.errors import InvariantError, StreamlineError
+from streamline.errors import InvariantError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import TaskId
 from streamline.io import Sink, Source
 from streamline.jobfile import JobSpec
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
-from streamline.plan import make_plan
+from streamline.plan import ExecutionPlan, make_plan, with_parallelism
 from streamline.runtime.control import Report
 from streamline.runtime.link import (
     DeployTasks,
@@ -52,9 +52,12 @@ from streamline.runtime.link import (
     WorkerSettings,
 )
 from streamline.runtime.worker import CRASH_VARIABLE, make_probe
+from streamline.state.manifest import Manifest
+from streamline.state.savepoint import check_empty, export_checkpoint
 from streamline.state.store import open_store
 
 _DISCOVER_EVERY_S = 2.0
+_ALL = 1 << 30
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a job."""
 
@@ -70,6 +73,7 @@ class LocalSettings:
         config: Settings of the run.
         checkpoints: URL of the checkpoint store.
         live: Folder for live state.
+        nodes: Parallelism of single nodes, where it is not as the job says.
     """
 
     spec: JobSpec
@@ -78,6 +82,41 @@ class LocalSettings:
     config: RuntimeConfig
     checkpoints: str
     live: Path
+    nodes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Savepoint:
+    """One that was asked for.
+
+    Attributes:
+        target: Where it is to be copied.
+        behind: A checkpoint behind this epoch will do.
+        done: Its manifest, in the end.
+    """
+
+    target: str
+    behind: int
+    done: asyncio.Future[Manifest]
+    copying: bool = False
+
+
+@dataclass
+class _Rescaling:
+    """A change of parallelism under way.
+
+    Attributes:
+        wanted, before: Default parallelism and that of single nodes.
+        done: Set once all tasks run again.
+        switched: What ran before has been drained.
+        reason: Why it goes back to what was before.
+    """
+
+    wanted: tuple[int, dict[str, int]]
+    before: tuple[int, dict[str, int]]
+    done: asyncio.Future[None]
+    switched: bool = False
+    reason: str = ""
 
 
 class LocalEngine:
@@ -92,15 +131,11 @@ class LocalEngine:
         self._settings = settings
         self._say = say
         self._clock = SystemClock()
-        self._plan = make_plan(settings.graph, settings.parallelism)
+        self._run = secrets.token_hex(4)
+        self._parallelism, self._nodes = settings.parallelism, dict(settings.nodes)
+        self._plan = self._make_plan()
         self._workers = list(range(workers_needed(self._plan)))
-        self._machine = JobMachine(
-            self._plan,
-            settings.config,
-            workers=self._workers,
-            jitter=random.SystemRandom().random,
-            run=secrets.token_hex(4),
-        )
+        self._machine = self._make_machine(0)
         self._store = open_store(settings.checkpoints)
         self._probe = make_probe(os.environ.get(CRASH_VARIABLE, ""))
         self._pool = ProcessPool(
@@ -126,11 +161,28 @@ class LocalEngine:
         self._wake = asyncio.Event()
         self._ended: Ended | None = None
         self._stops = 0
+        self._earlier_restarts = 0
+        self._rescaling: _Rescaling | None = None
+        self._savepoints: list[_Savepoint] = []
         self.status = JobStatus(
             settings.graph.name,
             parallelism=settings.parallelism,
             sources=tuple(n.id for n in settings.graph.nodes if isinstance(n.body, Source)),
             sinks=tuple(n.id for n in settings.graph.nodes if isinstance(n.body, Sink)),
+        )
+
+    def _make_plan(self) -> ExecutionPlan:
+        graph = with_parallelism(self._settings.graph, self._nodes)
+        return make_plan(graph, self._parallelism)
+
+    def _make_machine(self, generation: int) -> JobMachine:
+        return JobMachine(
+            self._plan,
+            self._settings.config,
+            workers=self._workers,
+            jitter=random.SystemRandom().random,
+            run=self._run,
+            generation=generation,
         )
 
     async def run(self) -> JobStatus:
@@ -159,6 +211,7 @@ class LocalEngine:
             await self._pool.close()
             await asyncio.gather(discovering, *self._background, return_exceptions=True)
             await asyncio.to_thread(sweep, self._store)
+            self._give_up_waiting()
         self.status.state = self._ended.state
         self.status.reason = self._ended.reason
         self.status.trace = self._ended.trace
@@ -173,6 +226,126 @@ class LocalEngine:
         else:
             self._do(self._machine.cancel())
         self._wake.set()
+
+    def cancel(self) -> None:
+        """End at once."""
+        self._stops += 1
+        self._do(self._machine.cancel())
+
+    # ------------------------------------------------------------------ verbs of a running job
+
+    async def savepoint(self, target: str) -> Manifest:
+        """Take a checkpoint and copy it to a place of its own.
+
+        Args:
+            target: Folder or URL; it must not hold checkpoints yet.
+
+        Raises:
+            UsageError: If it does.
+            StateError: If the job ends first.
+            CheckpointError: If it cannot be written.
+        """
+        check_empty(target)
+        waiting = _Savepoint(target, self._machine.last_epoch, asyncio.Future())
+        self._savepoints.append(waiting)
+        self._machine.checkpoint_now()
+        self._wake.set()
+        return await waiting.done
+
+    async def rescale(self, parallelism: int | None, nodes: Mapping[str, int]) -> float:
+        """Go on at another parallelism: drain, restore what was drained, run.
+
+        Worker processes are kept, and only missing ones started. If the job cannot run like
+        that, it goes back to how it ran before.
+
+        Args:
+            parallelism: The new default; None leaves it.
+            nodes: New parallelism of single nodes.
+
+        Returns:
+            Seconds until all tasks ran again.
+
+        Raises:
+            UsageError: If the graph cannot run like that; nothing is touched then.
+            StateError: If the job does not run, or had to go back; says why.
+        """
+        if self._rescaling is not None:
+            raise StateError("the job is being rescaled already")
+        if self._machine.state != JobState.RUNNING or self._stops:
+            raise StateError(f"only a running job can be rescaled; this one is {self.status.state}")
+        before = (self._parallelism, self._nodes)
+        wanted = (parallelism or self._parallelism, {**self._nodes, **nodes})
+        try:
+            self._parallelism, self._nodes = wanted
+            self._make_plan()
+        finally:
+            self._parallelism, self._nodes = before
+        rescaling = self._rescaling = _Rescaling(wanted, before, asyncio.Future())
+        self.status.state = JobState.RESCALING
+        began = self._clock.monotonic_s()
+        self._do(self._machine.stop(self._now()))
+        try:
+            await rescaling.done
+        finally:
+            self._rescaling = None
+        return self._clock.monotonic_s() - began
+
+    def _switch(self, wanted: tuple[int, dict[str, int]]) -> None:
+        """Begin a new machine on what the last one has left."""
+        last = self._machine
+        self._parallelism, self._nodes = wanted
+        self._plan = self._make_plan()
+        workers = list(range(workers_needed(self._plan)))
+        self._pool.retire(set(self._workers) - set(workers))
+        for gone in set(self._workers) - set(workers):
+            self._progress.pop(gone, None)
+        self._workers = workers
+        self._earlier_restarts += last.restarts
+        self._machine = self._make_machine(last.generation)
+        self._machine.checkpoints.completed = last.checkpoints.completed
+        self.status.parallelism = self._parallelism
+        instructions = self._machine.start(self._now())
+        for worker in self._pool.ready:
+            if worker in workers:
+                instructions += self._machine.on_worker_ready(worker, self._now())
+        self._do(instructions)
+
+    def _over(self, ended: Ended) -> None:
+        """A machine has ended; that may be the job's end, or a part of rescaling."""
+        rescaling = self._rescaling
+        if rescaling is None or self._stops:
+            self._ended = ended
+        elif not rescaling.switched and ended.state == JobState.STOPPED:
+            rescaling.switched = True
+            self._switch(rescaling.wanted)
+        elif rescaling.switched and ended.state == JobState.FAILED and not rescaling.reason:
+            rescaling.reason = ended.reason
+            self._say("warning", f"going back to parallelism {rescaling.before[0]}: {ended.reason}")
+            self._switch(rescaling.before)
+        else:
+            self._ended = ended
+
+    def _look_at_rescaling(self) -> None:
+        """Tell whoever waits once the new machine runs."""
+        rescaling = self._rescaling
+        if rescaling is None or rescaling.done.done() or not rescaling.switched:
+            return
+        if self._machine.state == JobState.RUNNING:
+            if rescaling.reason:
+                back = f"the job went back to how it ran before: {rescaling.reason}"
+                rescaling.done.set_exception(StateError(back))
+            else:
+                rescaling.done.set_result(None)
+
+    def _give_up_waiting(self) -> None:
+        """The job is over: whoever waits for something of it is told."""
+        state = self._ended.state if self._ended is not None else JobState.FAILED
+        waiting: list[asyncio.Future[Any]] = [one.done for one in self._savepoints]
+        if self._rescaling is not None:
+            waiting.append(self._rescaling.done)
+        for one in waiting:
+            if not one.done():
+                one.set_exception(StateError(f"the job has ended before that: it is {state}"))
 
     # ------------------------------------------------------------------ facts
 
@@ -213,19 +386,32 @@ class LocalEngine:
         """Sum up what the workers have counted."""
         status, machine = self.status, self._machine
         status.state, status.generation = machine.state, machine.generation
-        status.restarts, status.checkpoint = machine.restarts, machine.checkpoints.completed
+        if self._rescaling is not None and not self._rescaling.done.done():
+            status.state = JobState.RESCALING
+        status.restarts = self._earlier_restarts + machine.restarts
+        status.checkpoint = machine.checkpoints.completed
+        status.placement = {str(task): worker for task, worker in machine.placement.items()}
+        status.running = {str(task) for task in machine.running}
+        status.workers = self._pool.pids
         counters: dict[str, dict[str, int]] = {}
         watermarks: list[int] = []
+        tasks: dict[str, dict[str, int]] = {}
         for progress in self._progress.values():
             if progress.generation != machine.generation:
                 continue
             watermarks += progress.watermarks.values()
+            tasks.update(
+                {
+                    task: {**counted, "watermark": progress.watermarks[task]}
+                    for task, counted in progress.tasks.items()
+                }
+            )
             for node, counted in progress.counters.items():
                 total = counters.setdefault(node, {})
                 for name, value in counted.items():
                     total[name] = total.get(name, 0) + value
         if counters:
-            status.counters = counters
+            status.counters, status.tasks = counters, tasks
         known = [w for w in watermarks if MIN_TIMESTAMP < w < MAX_TIMESTAMP]
         status.watermark = min(known, default=status.watermark)
 
@@ -234,6 +420,7 @@ class LocalEngine:
     def _do(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             self._carry_out(instruction)
+        self._look_at_rescaling()
         self._wake.set()
 
     def _carry_out(self, instruction: Instruction) -> None:
@@ -246,7 +433,8 @@ class LocalEngine:
                 instruction.worker,
                 DeployTasks(
                     generation=instruction.generation,
-                    parallelism=self._settings.parallelism,
+                    parallelism=self._parallelism,
+                    nodes=self._nodes,
                     run=instruction.run,
                     tasks=instruction.tasks,
                     placement=instruction.placement,
@@ -263,7 +451,7 @@ class LocalEngine:
         elif isinstance(instruction, Say):
             self._say(instruction.level, instruction.text)
         else:
-            self._ended = instruction
+            self._over(instruction)
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.ensure_future(work)
@@ -296,9 +484,29 @@ class LocalEngine:
         coordinator = TaskId(self._plan.stages[0].id, -1)
         self._probe("manifest", coordinator, manifest.epoch)
         retained = self._settings.config.retained_checkpoints
+        if self._savepoints:
+            retained = _ALL  # what is being copied must stay
         error = await asyncio.to_thread(complete_checkpoint, self._store, manifest, retained)
         self._probe("completed", coordinator, manifest.epoch)
+        if error is None:
+            for waiting in [one for one in self._savepoints if not one.copying]:
+                if manifest.epoch > waiting.behind:
+                    waiting.copying = True
+                    self._spawn(self._copy(waiting, manifest))
         self._do(self._machine.on_manifest(manifest.epoch, error, manifest.size_bytes, self._now()))
+
+    async def _copy(self, waiting: _Savepoint, manifest: Manifest) -> None:
+        try:
+            copied = await asyncio.to_thread(
+                export_checkpoint, self._store, manifest, waiting.target, self._settings.live
+            )
+            if not waiting.done.done():
+                waiting.done.set_result(copied)
+        except (StreamlineError, OSError) as error:
+            if not waiting.done.done():
+                waiting.done.set_exception(error)
+        finally:
+            self._savepoints.remove(waiting)
 
     async def _discover(self) -> None:
         """Look for new partitions of sources that do not end."""

@@ -16,7 +16,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class ProcessPool:
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[Any]] = set()
         self._closing = False
+        self._leaving: set[subprocess.Popen[bytes]] = set()
         self._guarding: asyncio.Task[None] | None = None
 
     @property
@@ -83,6 +84,24 @@ class ProcessPool:
         for worker in workers:
             if worker not in self._processes and not self._closing:
                 self._start(worker)
+
+    @property
+    def ready(self) -> list[int]:
+        """Workers that can take tasks."""
+        return sorted(self._writers)
+
+    def retire(self, workers: Iterable[int]) -> None:
+        """End workers that are not needed any more; they do not count as lost."""
+        for worker in workers:
+            process = self._processes.pop(worker, None)
+            if process is None:
+                continue
+            self._leaving.add(process)
+            if worker in self._writers:
+                self.send(worker, Quit())
+                self._writers.pop(worker).close()
+            else:
+                process.kill()  # it is just starting, and knows of nothing yet
 
     def send(self, worker: int, message: Any) -> None:
         """Send a message; dropped if the worker is gone."""
@@ -156,8 +175,13 @@ class ProcessPool:
 
     async def _watch(self, worker: int, process: subprocess.Popen[bytes], directory: str) -> None:
         status = await asyncio.to_thread(process.wait)
-        self._processes.pop(worker, None)
+        retired = process in self._leaving
+        self._leaving.discard(process)
+        if not retired:
+            self._processes.pop(worker, None)
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        if retired:
+            return
         writer = self._writers.pop(worker, None)
         if writer is not None:
             writer.close()

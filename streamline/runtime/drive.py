@@ -46,7 +46,13 @@ async def run_task(task: Task, restore: TaskRestore, clock: Clock) -> None:
             delay_s = None
             if step.until_ms is not None:
                 delay_s = max(0, step.until_ms - clock.now_ms()) / 1000
+            began_s, blocked = clock.monotonic_s(), task.blocked
             await _wait(task, woken, step.wait, delay_s)
+            waited_s = clock.monotonic_s() - began_s
+            if blocked:
+                task.backpressured_s += waited_s
+            else:
+                task.idle_s += waited_s
         woken.clear()
 
 

@@ -51,6 +51,7 @@ class DeployTasks:
     Attributes:
         generation: Number of the attempt.
         parallelism: The job's default parallelism.
+        nodes: Parallelism of nodes that were given another than the job says.
         run: Names the attempt for sinks.
         tasks: What this worker runs, each with its state.
         placement: Worker of every task of the job.
@@ -59,6 +60,7 @@ class DeployTasks:
 
     generation: int
     parallelism: int
+    nodes: dict[str, int]
     run: str
     tasks: dict[TaskId, TaskRestore]
     placement: dict[TaskId, int]
@@ -92,11 +94,13 @@ class Progress:
     Attributes:
         counters: By node and name, summed over the worker's tasks of the node.
         watermarks: Event time of each task.
+        tasks: For each task, what it has counted itself: records, and time in ms.
     """
 
     generation: int
     counters: dict[str, dict[str, int]]
     watermarks: dict[str, int]
+    tasks: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from streamline.io import (
     Counters,
     DeadLetter,
     ReaderContext,
+    Sink,
     SinkWriter,
     Source,
     SourceReader,
@@ -174,11 +175,33 @@ class Task:
         self._unready: list[SinkWriter[Any]] = []
         self._last_barrier = 0
         self._partition_watermarks: dict[str, int] = {}
+        self._began_s = services.clock.monotonic_s()
+        self.idle_s = self.backpressured_s = 0.0
 
     @property
     def counters(self) -> dict[NodeId, Counters]:
         """What each node has counted."""
         return self._chain.counters
+
+    def counted(self) -> dict[str, int]:
+        """What the task itself has counted: records in and out, and where its time went, in ms."""
+        first, last = self._place.stage.nodes[0], self._place.stage.nodes[-1]
+        counters = self._chain.counters
+        into, out = counters[first.id], counters[last.id]
+        return {
+            "records_in": into.records_out if self._source is not None else into.records_in,
+            "records_out": out.records_in if isinstance(last.body, Sink) else out.records_out,
+            "bytes_in": into.bytes_in,
+            "bytes_out": out.bytes_out,
+            "up_ms": int((self._services.clock.monotonic_s() - self._began_s) * 1000),
+            "idle_ms": int(self.idle_s * 1000),
+            "backpressured_ms": int(self.backpressured_s * 1000),
+        }
+
+    @property
+    def blocked(self) -> bool:
+        """Whether it waits for those behind it."""
+        return not all(router.ready for router in self._place.routers)
 
     @property
     def reader(self) -> SourceReader[Any] | None:
@@ -333,7 +356,7 @@ class Task:
             return self._end_if_drained()
         state = self._state
         busy = state is not None and state.work_off()
-        if not all(router.ready for router in self._place.routers):
+        if self.blocked:
             return _AGAIN if busy else Step(Wait.WAKE)
         now = self._services.clock.now_ms()
         due = self._chain.next_clock_ms()

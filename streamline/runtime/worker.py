@@ -21,7 +21,7 @@ from streamline.clock import SystemClock
 from streamline.codec import decode
 from streamline.errors import StateError, StreamlineError
 from streamline.ids import TaskId
-from streamline.plan import ExecutionPlan, make_plan
+from streamline.plan import ExecutionPlan, make_plan, with_parallelism
 from streamline.runtime.control import Failed, Finished, Report
 from streamline.runtime.deploy import RemoteEnds, build_tasks
 from streamline.runtime.drive import failure, run_task
@@ -137,7 +137,7 @@ class Worker:
             self._generation = message.generation
             self._last_words = {}
             self._exchange.begin(message.generation)
-            plan = make_plan(self._graph, message.parallelism)
+            plan = make_plan(with_parallelism(self._graph, message.nodes), message.parallelism)
             services = self._services(message)
             placement = message.placement
             remote = RemoteEnds(
@@ -230,7 +230,8 @@ class Worker:
             for node, counted in task.counters.items():
                 counted.add_to(counters.setdefault(str(node), {}))
         watermarks = {str(task_id): task.watermark for task_id, task in tasks}
-        return Progress(self._generation, counters, watermarks)
+        counted_of = {str(task_id): task.counted() for task_id, task in tasks}
+        return Progress(self._generation, counters, watermarks, counted_of)
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:

@@ -1,0 +1,62 @@
+"""Savepoints: a checkpoint copied to a place of its own, which nobody removes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from streamline.errors import CheckpointError, UsageError
+from streamline.state.manifest import Manifest
+from streamline.state.store import CheckpointStore, open_store
+
+
+def check_empty(target: str) -> None:
+    """Refuse a place that holds checkpoints already.
+
+    Raises:
+        UsageError: If it does.
+        CheckpointError: If it cannot be looked into.
+    """
+    try:
+        taken = open_store(target).epochs()
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be used for a savepoint: {error}") from error
+    if taken:
+        raise UsageError(f"{target} holds a savepoint already; give another place")
+
+
+def export_checkpoint(
+    store: CheckpointStore, manifest: Manifest, target: str, scratch: Path
+) -> Manifest:
+    """Copy a checkpoint with all its files; it is complete when this returns.
+
+    Args:
+        store: Where it is.
+        manifest: Which.
+        target: Folder or URL of the copy.
+        scratch: A folder for what is under way.
+
+    Returns:
+        The manifest of the copy.
+
+    Raises:
+        CheckpointError: If it cannot be read or written.
+    """
+    copy = replace(manifest, kind="savepoint")
+    other = open_store(target)
+    files = {file.digest: file for file in manifest.files()}
+    scratch.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=scratch, prefix="savepoint-"))
+    try:
+        for digest, file in files.items():
+            store.fetch(file, folder / digest)
+            other.put_file(folder / digest, digest)
+            (folder / digest).unlink(missing_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"the savepoint {target} cannot be written: {error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    other.write_manifest(copy)
+    return copy
