@@ -7,6 +7,7 @@ import traceback
 
 import click
 
+from streamline.cli.cluster import COMMANDS
 from streamline.cli.plan import plan
 from streamline.cli.run import CANCELED, run
 from streamline.cli.streams import silence, tell
@@ -26,6 +27,8 @@ def cli(debug: bool) -> None:
 cli.add_command(run)
 cli.add_command(plan)
 cli.add_command(txn)
+for _command in COMMANDS:
+    cli.add_command(_command)
 
 
 def main() -> None:

@@ -35,10 +35,19 @@ def job_spec(target: str, params: tuple[str, ...]) -> JobSpec:
     Raises:
         UsageError: If there is no such file, or a parameter is not ``NAME=VALUE``.
     """
+    return JobSpec.from_file(target, parse_params(params))
+
+
+def parse_params(params: tuple[str, ...]) -> dict[str, str]:
+    """``NAME=VALUE`` as a dict.
+
+    Raises:
+        UsageError: If one is not like that.
+    """
     given: dict[str, str] = {}
     for param in params:
         name, equals, value = param.partition("=")
         if not equals or not name:
             raise UsageError(f"-p {param}: a parameter is given as NAME=VALUE")
         given[name] = value
-    return JobSpec.from_file(target, given)
+    return given

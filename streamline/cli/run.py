@@ -21,12 +21,12 @@ from streamline.coordinator.status import JobStatus
 from streamline.engines.inline import InlineEngine
 from streamline.engines.local import STOPPING, LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
-from streamline.errors import CheckpointError, JobFailedError, UsageError
+from streamline.errors import JobFailedError, UsageError
 from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
 from streamline.plan import make_plan
 from streamline.state.rocksdb import open_rocksdb
-from streamline.state.store import DirectoryStore, open_store
+from streamline.state.store import DirectoryStore
 
 CANCELED = 130
 """Exit status of a job that was ended at once, as of a command ended by Ctrl-C."""
@@ -147,7 +147,7 @@ def _run(request: Request, state: StateDir) -> JobStatus:
         said.append(("info", f"job {name!r} had finished; it starts over"))
     over = request.fresh or state.finished
     if request.origin is not None:
-        _begin_from(request.origin, state, replace=over)
+        state.begin_from(request.origin, replace=over)
         said.append(("info", f"beginning from the checkpoints in {request.origin}"))
     elif over:
         state.start_over()
@@ -185,40 +185,6 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str
     text = f"the parameters are not those of the run that goes on ({changes}); what a bounded "
     text += "source reads was fixed when it began; give --fresh to begin anew with these"
     return [("warning", text)]
-
-
-def _begin_from(origin: str, state: StateDir, *, replace: bool) -> None:
-    """Bring another run's newest checkpoint into the state folder.
-
-    Only when it is found whole are the folder's own checkpoints given up.
-    """
-    if state.has_checkpoint and not replace:
-        raise UsageError(
-            f"{state.root} has checkpoints of its own; give --fresh together with --from, or "
-            "another --state-dir"
-        )
-    path = Path(origin)
-    if "://" not in origin and not path.exists():
-        raise UsageError(f"--from {origin}: there is no such folder")
-    if path.resolve() in (state.root.resolve(), state.checkpoints.resolve()):
-        raise UsageError(
-            f"--from {origin} is the job's own state folder; leave --from out to go on from it"
-        )
-    inner = path / "checkpoints"
-    source = open_store(str(inner) if inner.is_dir() else origin)
-    manifest, _ = source.latest_usable()
-    if manifest is None:
-        raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
-    folder = state.live / "from"
-    folder.mkdir(parents=True)
-    files = {file.digest: file for file in manifest.files()}
-    for file in files.values():
-        source.fetch(file, folder / file.digest)
-    state.start_over()
-    target = DirectoryStore(state.checkpoints)
-    for digest in files:
-        target.put_file(folder / digest, digest)
-    target.write_manifest(manifest)
 
 
 def _run_inline(request: Request, state: StateDir, said: list[tuple[str, str]]) -> JobStatus:

@@ -193,7 +193,7 @@ class LocalEngine:
         """
         loop = asyncio.get_running_loop()
         for number in STOPPING:
-            loop.add_signal_handler(number, self.stop)
+            loop.add_signal_handler(number, self.interrupt)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the caller may have blocked them
         await self._pool.open()
         discovering = asyncio.ensure_future(self._discover())
@@ -217,15 +217,28 @@ class LocalEngine:
         self.status.trace = self._ended.trace
         return self.status
 
-    def stop(self) -> None:
+    @property
+    def parallelism(self) -> int:
+        """The default parallelism at which it runs."""
+        return self._parallelism
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """Nodes that run at another parallelism than the job says."""
+        return dict(self._nodes)
+
+    def interrupt(self) -> None:
         """Drain and end; the second time, end at once."""
-        self._stops += 1
-        if self._stops == 1:
+        if not self._stops:
             self._say("info", "stopping: draining to a last checkpoint (Ctrl-C again ends at once)")
-            self._do(self._machine.stop(self._now()))
+            self.drain()
         else:
-            self._do(self._machine.cancel())
-        self._wake.set()
+            self.cancel()
+
+    def drain(self) -> None:
+        """Drain to a last checkpoint, and end."""
+        self._stops += 1
+        self._do(self._machine.stop(self._now()))
 
     def cancel(self) -> None:
         """End at once."""

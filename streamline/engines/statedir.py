@@ -17,7 +17,8 @@ import shutil
 from pathlib import Path
 from typing import IO, Any
 
-from streamline.errors import LockedError, StateError
+from streamline.errors import CheckpointError, LockedError, StateError, UsageError
+from streamline.state.store import DirectoryStore, open_store
 
 LAYOUT_VERSION = 1
 
@@ -93,6 +94,47 @@ class StateDir:
             raise StateError(f"{self.checkpoints} cannot be removed: {error}") from error
         shutil.rmtree(forgotten, ignore_errors=True)
         (self.root / "finished").unlink(missing_ok=True)
+
+    def begin_from(self, origin: str, *, replace: bool) -> None:
+        """Bring another run's newest checkpoint, or a savepoint, into the folder.
+
+        Only when it is found whole are the folder's own checkpoints given up.
+
+        Args:
+            origin: Folder or URL; also the state folder of a run.
+            replace: Whether the folder's own checkpoints may be given up.
+
+        Raises:
+            UsageError: If that is not possible.
+            CheckpointError: If there is nothing usable.
+        """
+        if self.has_checkpoint and not replace:
+            raise UsageError(
+                f"{self.root} has checkpoints of its own; give --fresh together with --from, or "
+                "another --state-dir"
+            )
+        path = Path(origin)
+        if "://" not in origin and not path.exists():
+            raise UsageError(f"--from {origin}: there is no such folder")
+        if path.resolve() in (self.root.resolve(), self.checkpoints.resolve()):
+            raise UsageError(
+                f"--from {origin} is the job's own state folder; leave --from out to go on from it"
+            )
+        inner = path / "checkpoints"
+        source = open_store(str(inner) if inner.is_dir() else origin)
+        manifest, _ = source.latest_usable()
+        if manifest is None:
+            raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
+        folder = self.live / "from"
+        folder.mkdir(parents=True)
+        files = {file.digest: file for file in manifest.files()}
+        for file in files.values():
+            source.fetch(file, folder / file.digest)
+        self.start_over()
+        target = DirectoryStore(self.checkpoints)
+        for digest in files:
+            target.put_file(folder / digest, digest)
+        target.write_manifest(manifest)
 
     def mark_finished(self) -> None:
         """Note that the job came to its end."""

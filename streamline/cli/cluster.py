@@ -1,0 +1,349 @@
+"""``streamline cluster`` and the commands that give orders to one."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streamline.cli.options import job_arguments, parse_params
+from streamline.cli.streams import tell
+from streamline.config import positive_duration_ms
+from streamline.errors import UsageError
+
+_EXTRA = (
+    "the commands of a cluster need more; install it by: pip install 'streamline-engine[cluster]'"
+)
+_ENDED = ("stopped", "finished", "failed", "canceled")
+
+
+def at_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
+    """``--cluster`` and ``--json``."""
+    command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    return click.option(
+        "--cluster",
+        metavar="URL",
+        help="Where it is; STREAMLINE_CLUSTER, or your own on this machine, if not given.",
+    )(command)
+
+
+def _client(url: str | None) -> Any:
+    try:
+        from streamline.cluster.client import Client
+    except ImportError as error:
+        raise UsageError(_EXTRA) from error
+    return Client(url)
+
+
+@click.group()
+def cluster() -> None:
+    """Run jobs as a service."""
+
+
+@cluster.command()
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".streamline-cluster"),
+    show_default=True,
+    help="Journal, checkpoints, savepoints, logs and token.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8437",
+    show_default=True,
+    help="Where the API is; loopback unless you say otherwise.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with the token that lets in; needed for other addresses than loopback.",
+)
+@click.option("--tls-cert", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--tls-key", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+def start(
+    data_dir: Path,
+    listen: str,
+    token_file: Path | None,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+) -> None:
+    """Start the cluster's daemon, in the foreground.
+
+    SIGTERM and Ctrl-C drain all jobs to a checkpoint; they go on when it is started again. When
+    it is killed, jobs go on by themselves, and the next daemon on its folder takes them over.
+    """
+    try:
+        from streamline.cluster.server import serve
+    except ImportError as error:
+        raise UsageError(_EXTRA) from error
+    host, colon, port = listen.rpartition(":")
+    if not colon or not port.isdigit() or int(port) > 65_535:
+        raise UsageError(f"--listen {listen}: give HOST:PORT, such as 127.0.0.1:8437")
+    if (tls_cert is None) != (tls_key is None):
+        raise UsageError("--tls-cert and --tls-key go together")
+    token = None
+    if token_file is not None:
+        try:
+            token = token_file.read_text().strip()
+        except OSError as error:
+            raise UsageError(f"--token-file {token_file} cannot be read: {error}") from error
+        if len(token) < 16:
+            raise UsageError(f"--token-file {token_file}: a token has at least 16 characters")
+    serve(
+        data_dir,
+        host.strip("[]") or "127.0.0.1",
+        int(port),
+        token=token,
+        certificate=tls_cert,
+        key=tls_key,
+        say=lambda text: tell(f"streamline: {text}"),
+    )
+
+
+@click.command()
+@job_arguments
+@click.option("--parallelism", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--checkpoint-every",
+    default="1s",
+    show_default=True,
+    help='From one checkpoint to the next, such as "500ms" or "1m".',
+)
+@click.option(
+    "--from",
+    "origin",
+    metavar="PATH",
+    default="",
+    help="Begin from this savepoint; on the cluster.",
+)
+@click.option("--key", default="", help="Submitting again with the same key gives the same job.")
+@at_cluster
+def submit(
+    target: str,
+    params: tuple[str, ...],
+    parallelism: int,
+    checkpoint_every: str,
+    origin: str,
+    key: str,
+    cluster: str | None,
+    as_json: bool,
+) -> None:
+    """Have the cluster run the job in FILE, or in FILE's folder; prints the job's id."""
+    given = parse_params(params)
+    every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
+    with _client(cluster) as client:
+        from streamline.cluster.submission import pack
+
+        path, colon, expose = target.rpartition(":")
+        if not colon or Path(target).exists():
+            path, expose = target, "job"
+        file, archive = pack(Path(path))
+        body = {
+            "file": file,
+            "archive": archive,
+            "expose": expose,
+            "params": given,
+            "parallelism": parallelism,
+            "checkpoint_every_ms": every_ms,
+            "origin": str(Path(origin).absolute()) if origin and "://" not in origin else origin,
+        }
+        # A lost answer must not make two jobs of one.
+        job = client.post("/v1/jobs", body, key or str(uuid.uuid4()))
+        print(json.dumps(job) if as_json else job["id"])
+
+
+@click.command("list")
+@at_cluster
+@click.option("--all", "also_ended", is_flag=True, help="Also jobs that have ended.")
+def list_(cluster: str | None, as_json: bool, also_ended: bool) -> None:
+    """List jobs."""
+    with _client(cluster) as client:
+        jobs = [one for one in client.get("/v1/jobs") if also_ended or one["state"] not in _ENDED]
+    if as_json:
+        print(json.dumps(jobs, indent=2))
+        return
+    if not jobs:
+        tell("streamline: no job is running" + ("" if also_ended else "; --all shows ended ones"))
+        return
+    rows = [("id", "name", "state", "parallelism", "records in", "out", "restarts", "submitted")]
+    for job in jobs:
+        at = datetime.fromtimestamp(job["submitted_ms"] / 1000, UTC).isoformat(" ", "seconds")
+        counts = (f"{job['records_in']:,}", f"{job['records_out']:,}", str(job["restarts"]))
+        rows.append((job["id"], job["name"], job["state"], str(job["parallelism"]), *counts, at))
+    _table(rows)
+
+
+@click.command()
+@click.argument("job")
+@at_cluster
+@click.option("--watch", is_flag=True, help="Show it again and again, until it ends.")
+def status(job: str, cluster: str | None, as_json: bool, watch: bool) -> None:
+    """Show a job: its state, tasks, workers and last checkpoint."""
+    with _client(cluster) as client:
+        while True:
+            found = client.get(f"/v1/jobs/{job}")
+            if watch and sys.stdout.isatty():
+                click.clear()
+            if as_json:
+                print(json.dumps(found, indent=None if watch else 2), flush=True)
+            else:
+                _show(found)
+            if not watch or found["state"] in _ENDED:
+                return
+            time.sleep(1.0)
+
+
+@click.command()
+@click.argument("job")
+@click.argument("path", metavar="[DIR]", required=False)
+@at_cluster
+def savepoint(job: str, path: str | None, cluster: str | None, as_json: bool) -> None:
+    """Leave a savepoint of a running job, in DIR or the data folder; prints where."""
+    with _client(cluster) as client:
+        asked = client.post(f"/v1/jobs/{job}/savepoint", {"path": _place(path)})
+        result = client.wait(asked)
+        print(json.dumps(result) if as_json else result["path"])
+
+
+@click.command()
+@click.argument("job")
+@click.option("--savepoint", "path", metavar="DIR", help="Leave a savepoint there.")
+@click.option("--drain", is_flag=True, help="Drain to a last checkpoint: what happens anyway.")
+@at_cluster
+def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: bool) -> None:
+    """Drain a job to a last checkpoint, and end it."""
+    del drain
+    with _client(cluster) as client:
+        result = client.wait(client.post(f"/v1/jobs/{job}/stop", {"savepoint": _place(path)}))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        tell(f"streamline: job {job} is {result['state']}")
+        if "path" in result:
+            print(result["path"])
+
+
+@click.command()
+@click.argument("job")
+@at_cluster
+def cancel(job: str, cluster: str | None, as_json: bool) -> None:
+    """End a job at once."""
+    with _client(cluster) as client:
+        result = client.wait(client.post(f"/v1/jobs/{job}/cancel"))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        tell(f"streamline: job {job} is {result['state']}")
+
+
+@click.command()
+@click.argument("job")
+@click.option("--parallelism", type=click.IntRange(1), help="The new default parallelism.")
+@click.option("--node", "nodes", metavar="NAME=N", multiple=True, help="That of one operator.")
+@at_cluster
+def rescale(
+    job: str, parallelism: int | None, nodes: tuple[str, ...], cluster: str | None, as_json: bool
+) -> None:
+    """Have a running job go on at another parallelism."""
+    given: dict[str, int] = {}
+    for one in nodes:
+        name, equals, count = one.rpartition("=")
+        if not equals or not count.isdigit() or not int(count):
+            raise UsageError(f"--node {one}: give NAME=N, such as window=4")
+        given[name] = int(count)
+    if parallelism is None and not given:
+        raise UsageError("rescale: give --parallelism N, or --node NAME=N")
+    with _client(cluster) as client:
+        body = {"parallelism": parallelism, "nodes": given}
+        result = client.wait(client.post(f"/v1/jobs/{job}/rescale", body))
+    if as_json:
+        print(json.dumps(result))
+    else:
+        single = "".join(f", {name} at {count}" for name, count in result["nodes"].items())
+        tell(
+            f"streamline: job {job} runs at parallelism {result['parallelism']}{single} "
+            f"(after {result['seconds']:.1f} s)"
+        )
+
+
+@click.command()
+@click.argument("job")
+@click.option("--follow", is_flag=True, help="Go on until the job ends.")
+@at_cluster
+def logs(job: str, follow: bool, cluster: str | None, as_json: bool) -> None:
+    """Show what a job, its workers and its functions have printed."""
+    with _client(cluster) as client, suppress(KeyboardInterrupt):
+        offset = 0
+        while True:
+            state = client.get(f"/v1/jobs/{job}")["state"] if follow else "failed"
+            piece = client.get(f"/v1/jobs/{job}/logs", offset=offset)
+            offset = piece["next"]
+            if as_json:
+                for line in piece["text"].splitlines():
+                    print(json.dumps({"job": job, "line": line}))
+            else:
+                print(piece["text"], end="", flush=True)
+            if piece["text"]:
+                continue
+            if state in _ENDED:
+                return
+            time.sleep(0.3)
+
+
+def _place(path: str | None) -> str | None:
+    """A path as the cluster, whose working folder is another, must be told it."""
+    if path is None or "://" in path:
+        return path
+    return str(Path(path).absolute())
+
+
+def _show(job: dict[str, Any]) -> None:
+    print(f"{job['id']}  {job['name']}  {job['state']}")
+    facts = f"parallelism {job['parallelism']}, up {job['uptime_s']:.0f} s, "
+    facts += f"{job['restarts']} restarts, {job['records_in']:,} records in, "
+    print(facts + f"{job['records_out']:,} out")
+    done = job["last_checkpoint"]
+    if done is not None:
+        print(
+            f"checkpoint {done['epoch']}: {done['age_s']:.1f} s ago, took "
+            f"{done['duration_s']:.2f} s, {done['size_bytes']:,} bytes"
+        )
+    if job["last_error"]:
+        print(f"last error: {job['last_error']}")
+    if not job["tasks"]:
+        return
+    rows = [("task", "state", "worker", "in", "out", "watermark", "busy", "idle", "blocked")]
+    for task in job["tasks"]:
+        reached = "-"
+        if task["watermark"] is not None:
+            with suppress(OverflowError, OSError, ValueError):
+                when = datetime.fromtimestamp(task["watermark"] / 1000, UTC)
+                reached = when.isoformat(" ", "seconds")
+        name = f"{task['node']}[{task['index']}]"
+        counts = (f"{task['records_in']:,}", f"{task['records_out']:,}")
+        parts = tuple(f"{task[part]:.0%}" for part in ("busy", "idle", "backpressured"))
+        rows.append((name, task["state"], str(task["worker"]), *counts, reached, *parts))
+    print()
+    _table(rows)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Rows below a head; not wrapped, also on a narrow terminal: ids are there to be copied."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for number, row in enumerate(rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        line = "  ".join(cells).rstrip()
+        print(click.style(line, bold=True) if not number and sys.stdout.isatty() else line)
+
+
+COMMANDS = (cluster, submit, list_, status, savepoint, stop, cancel, rescale, logs)

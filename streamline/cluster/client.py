@@ -1,0 +1,117 @@
+"""Client: a cluster's REST API, for the commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from streamline.errors import JobFailedError, StreamlineError, UsageError
+
+_TIMEOUT_S = 90.0
+_LOOK_EVERY_S = 0.05
+
+
+def known_cluster() -> Path:
+    """Where the user's own cluster on this machine notes its address and token."""
+    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(home) / "streamline" / "cluster.json"
+
+
+class Client:
+    """Calls a cluster.
+
+    Args:
+        url: Where it is; that of ``STREAMLINE_CLUSTER``, or of the user's own cluster on this
+            machine, if not given.
+
+    Raises:
+        UsageError: If there is no cluster to be called.
+    """
+
+    def __init__(self, url: str | None) -> None:
+        known: dict[str, str] = {}
+        try:
+            known = json.loads(known_cluster().read_text())
+        except (OSError, ValueError):
+            pass
+        url = url or os.environ.get("STREAMLINE_CLUSTER") or known.get("url")
+        if not url:
+            raise UsageError(
+                "there is no cluster; start one with streamline cluster start, or name one with "
+                "--cluster URL or STREAMLINE_CLUSTER"
+            )
+        if not url.startswith(("http://", "https://")):
+            raise UsageError(f"--cluster {url}: the address must begin with http:// or https://")
+        self.url = url.rstrip("/")
+        token = os.environ.get("STREAMLINE_TOKEN")
+        if token is None and known.get("url") == self.url:
+            token = known.get("token")
+        headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
+        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: str | int) -> Any:
+        """Ask for something.
+
+        Raises:
+            UsageError: If there is no such thing, or it is not ours to see.
+            StreamlineError: If the cluster cannot be reached, or failed.
+        """
+        return self._call("GET", path, params=query)
+
+    def post(self, path: str, body: dict[str, Any] | None = None, key: str = "") -> Any:
+        """Have something done; errors as of :meth:`get`."""
+        headers = {"Idempotency-Key": key} if key else {}
+        return self._call("POST", path, json=body, headers=headers)
+
+    def wait(self, operation: dict[str, Any], tick: Callable[[], None] = lambda: None) -> Any:
+        """Wait until what was asked is done; what came of it.
+
+        Raises:
+            JobFailedError: If it could not be done.
+        """
+        while operation["state"] == "pending":
+            time.sleep(_LOOK_EVERY_S)
+            tick()
+            operation = self.get(f"/v1/operations/{operation['id']}")
+        if operation["state"] == "failed":
+            raise JobFailedError(f"{operation['verb']} {operation['job']}: {operation['error']}")
+        return operation["result"]
+
+    def _call(self, method: str, path: str, **options: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **options)
+        except httpx.HTTPError as error:
+            raise StreamlineError(
+                f"the cluster at {self.url} cannot be reached ({error}); is it running?"
+            ) from error
+        if answer.is_success:
+            return answer.json()
+        try:
+            problem = answer.json()
+            detail, trace = str(problem["detail"]), str(problem.get("trace", ""))
+        except (ValueError, KeyError, TypeError):
+            raise StreamlineError(
+                f"{self.url} answered {answer.status_code}; is that a streamline cluster?"
+            ) from None
+        kind = UsageError if answer.status_code < 500 else StreamlineError
+        failed = kind(detail)
+        failed.trace = trace  # type: ignore[attr-defined]
+        raise failed

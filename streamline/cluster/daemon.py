@@ -1,0 +1,311 @@
+"""Daemon: the jobs of a cluster, kept on disk, run in processes of their own, given orders."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import secrets
+import shutil
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from streamline.clock import Clock
+from streamline.cluster.control import OrderFailedError
+from streamline.cluster.files import JobFolder, MasterEnd, lock
+from streamline.cluster.jobs import (
+    JobOptions,
+    JobRecord,
+    Jobs,
+    Operation,
+    Verb,
+    ended,
+    submitted,
+)
+from streamline.cluster.journal import Journal
+from streamline.cluster.keeper import Keeper, interpreter
+from streamline.cluster.submission import Submission, unpack
+from streamline.coordinator.job import JobState
+from streamline.errors import StateError, StreamlineError, UsageError
+
+_COMPACT_BYTES = 1 << 20
+_INSPECT_S = 60.0
+_SUSPEND_S = 20.0
+
+
+class BrokenJobError(StreamlineError):
+    """The job's file cannot be built into a job; ``trace`` is cut to the user's own frames."""
+
+    def __init__(self, message: str, trace: str = "") -> None:
+        super().__init__(message)
+        self.trace = trace
+
+
+class Daemon:
+    """All that the API asks for.
+
+    Args:
+        folder: The data folder; made if it is not there.
+        clock: The time.
+
+    Raises:
+        LockedError: If another daemon uses the folder.
+        StateError: If it cannot be used.
+    """
+
+    def __init__(self, folder: Path, clock: Clock) -> None:
+        self.folder = folder
+        self._clock = clock
+        try:
+            (folder / "jobs").mkdir(parents=True, exist_ok=True)
+            (folder / "savepoints").mkdir(exist_ok=True)
+        except OSError as error:
+            raise StateError(f"the data folder {folder} cannot be used: {error}") from error
+        self._lock = lock(folder / "lock", f"the data folder {folder}")
+        try:
+            self._journal = Journal(folder / "journal")
+            self.jobs = Jobs()
+            for entry in self._journal.entries:
+                self.jobs.apply(entry)
+        except BaseException:
+            self._lock.close()
+            raise
+        self.token = self._read_token("token")
+        self._master_token = self._read_token("master-token")
+        self.keepers: dict[str, Keeper] = {}
+        self._operations: dict[str, asyncio.Task[None]] = {}
+        self._submitting = asyncio.Lock()
+
+    def start(self) -> None:
+        """Take over all jobs that have not ended, and what was asked of them."""
+        self._journal.replace(self.jobs.entries())
+        for job in self.jobs.jobs.values():
+            if job.state is None:
+                self._keep(job)
+                for operation in self.jobs.pending(job.id):
+                    self._begin(operation, again=True)
+
+    async def close(self, *, suspend: bool) -> None:
+        """End.
+
+        Args:
+            suspend: Drain all jobs and end their processes; they go on when the daemon is started
+                again. Otherwise the processes go on by themselves.
+        """
+        for task in self._operations.values():
+            task.cancel()
+        await asyncio.gather(*self._operations.values(), return_exceptions=True)
+        keepers = self.keepers.values()
+        if suspend:
+            await asyncio.gather(*(keeper.suspend(_SUSPEND_S) for keeper in keepers))
+        else:
+            await asyncio.gather(*(keeper.let_go() for keeper in keepers))
+        self._journal.close()
+        self._lock.close()
+
+    def job_folder(self, job: str) -> JobFolder:
+        """Where a job's files are."""
+        return JobFolder(self.folder / "jobs" / job)
+
+    # ------------------------------------------------------------------ what can be asked
+
+    async def submit(self, submission: Submission, key: str = "") -> JobRecord:
+        """Take a job, and begin to run it.
+
+        Args:
+            submission: Its code, and how it is to be run.
+            key: A second submission with the same key is answered with the first one's job.
+
+        Raises:
+            UsageError: For what cannot be.
+            BrokenJobError: If it cannot be built.
+        """
+        async with self._submitting:
+            known = self.jobs.submitted_with(key)
+            if known is not None:
+                return known
+            if submission.origin and "://" not in submission.origin:
+                if not Path(submission.origin).exists():
+                    raise UsageError(f"from: there is no folder {submission.origin}")
+            stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
+            job_id = f"{stem}-{secrets.token_hex(3)}"
+            folder = self.job_folder(job_id)
+            try:
+                folder.root.mkdir(mode=0o700)
+                folder.source.mkdir()
+                unpack(submission, folder.source)
+                found = await self._inspect(folder.source / submission.file, submission)
+                options = JobOptions(
+                    parallelism=submission.parallelism,
+                    checkpoint_every_ms=submission.checkpoint_every_ms,
+                    origin=submission.origin,
+                )
+                job = JobRecord(
+                    id=job_id,
+                    name=found["name"],
+                    file=submission.file,
+                    expose=submission.expose,
+                    params=submission.params,
+                    options=options,
+                    submitted_ms=self._clock.now_ms(),
+                    key=key,
+                )
+                (folder.root / "graph.json").write_text(json.dumps(found))
+                self._note(submitted(job))
+            except BaseException:
+                shutil.rmtree(folder.root, ignore_errors=True)
+                raise
+        job = self.jobs.jobs[job_id]
+        self._keep(job)
+        return job
+
+    def ask(self, name: str, verb: Verb, arguments: dict[str, Any]) -> Operation:
+        """Ask something of a job; it is done in the background.
+
+        Raises:
+            UnknownJobError: If there is no such job.
+            WrongStateError: If that cannot be done with it now.
+        """
+        job = self.jobs.find(name)
+        self.jobs.check(job, verb)
+        operation = Operation(f"op-{secrets.token_hex(6)}", job.id, verb, arguments)
+        self._note({"kind": "asked", "operation": asdict(operation)})
+        operation = self.jobs.operations[operation.id]
+        self._begin(operation, again=False)
+        return operation
+
+    def default_savepoint(self, name: str) -> str:
+        """A new place for a savepoint of a job, in the data folder."""
+        job = self.jobs.find(name)
+        return str((self.folder / "savepoints" / f"{job.id}-{secrets.token_hex(3)}").absolute())
+
+    async def describe(self, job: JobRecord, *, fresh: bool = True) -> dict[str, Any]:
+        """A job, as ``status --json`` shows it."""
+        keeper = self.keepers.get(job.id)
+        if keeper is None:
+            status, state, restarts = job.last_status, str(job.state), 0
+        else:
+            status = await keeper.fresh_status() if fresh else keeper.status
+            state, restarts = keeper.state, keeper.restarts
+            if job.state is not None:
+                state = str(job.state)
+        if state == "running" and any(
+            one.verb in ("stop", "cancel") for one in self.jobs.pending(job.id)
+        ):
+            state = "stopping"
+        return {
+            "id": job.id,
+            "name": job.name,
+            "state": state,
+            "parallelism": status.get("parallelism", job.options.parallelism),
+            "generation": status.get("generation", 0),
+            "restarts": status.get("restarts", 0) + restarts,
+            "submitted_ms": job.submitted_ms,
+            "ended_ms": job.ended_ms or None,
+            "uptime_s": status.get("uptime_s", 0.0),
+            "records_in": status.get("records_in", 0),
+            "records_out": status.get("records_out", 0),
+            "last_checkpoint": status.get("last_checkpoint"),
+            "tasks": status.get("tasks", []) if job.state is None else [],
+            "workers": status.get("workers", []) if job.state is None else [],
+            "counters": status.get("counters", {}),
+            "last_error": job.reason or status.get("last_error", ""),
+        }
+
+    # ------------------------------------------------------------------ inside
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Write an entry down, then take it into account."""
+        self._journal.append(entry)
+        self.jobs.apply(entry)
+        if self._journal.size > _COMPACT_BYTES:
+            self._journal.replace(self.jobs.entries())
+
+    def _keep(self, job: JobRecord) -> None:
+        self.keepers[job.id] = Keeper(
+            job,
+            self.job_folder(job.id),
+            python=interpreter(),
+            token=self._master_token,
+            clock=self._clock,
+            on_end=lambda end: self._ended(job.id, end),
+        )
+
+    def _ended(self, job: str, end: MasterEnd) -> None:
+        if self.jobs.jobs[job].state is None:
+            now_ms = self._clock.now_ms()
+            state = JobState(end.state)
+            self._note(ended(job, state, now_ms, end.status, end.reason, end.trace))
+        shutil.rmtree(self.job_folder(job).state / "live", ignore_errors=True)
+        self.keepers.pop(job, None)
+
+    def _begin(self, operation: Operation, *, again: bool) -> None:
+        keeper = self.keepers[operation.job]
+        task = asyncio.ensure_future(self._carry_out(keeper, operation, again=again))
+        self._operations[operation.id] = task
+        task.add_done_callback(lambda _: self._operations.pop(operation.id, None))
+
+    async def _carry_out(self, keeper: Keeper, operation: Operation, *, again: bool) -> None:
+        result: dict[str, Any] = {}
+        error = ""
+        try:
+            result = await keeper.carry_out(operation, again=again)
+        except OrderFailedError as failed:
+            error = str(failed)
+        except Exception as failed:  # noqa: BLE001 - whoever asked is told
+            error = f"the daemon failed by {failed!r}"
+        if operation.verb == "rescale" and not error:
+            job = self.jobs.jobs[operation.job]
+            options = replace(job.options, parallelism=result["parallelism"], nodes=result["nodes"])
+            self._note({"kind": "options", "id": job.id, "options": asdict(options)})
+        self._note({"kind": "answered", "id": operation.id, "result": result, "error": error})
+
+    async def _inspect(self, path: Path, submission: Submission) -> dict[str, Any]:
+        """Build the job in a process of its own."""
+        package = str(Path(__file__).resolve().parents[2])
+        process = await asyncio.create_subprocess_exec(
+            interpreter(),
+            *("-m", "streamline.cluster.inspect"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            cwd=path.parent,
+            env={**os.environ, "PYTHONPATH": package},
+        )
+        given = {
+            "path": str(path),
+            "expose": submission.expose,
+            "params": submission.params,
+            "parallelism": submission.parallelism,
+        }
+        try:
+            async with asyncio.timeout(_INSPECT_S):
+                out, err = await process.communicate(json.dumps(given).encode())
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise BrokenJobError(f"the job file was not done within {_INSPECT_S:g} s") from None
+        try:
+            found: dict[str, Any] = json.loads(out)
+        except ValueError:
+            words = err.decode(errors="replace").strip()[-2_000:]
+            raise BrokenJobError("the process that built the job died", words) from None
+        if "error" in found:
+            source = f"{path.parent}{os.sep}"
+            raise BrokenJobError(
+                found["error"].replace(source, ""), found.get("trace", "").replace(source, "")
+            )
+        return found
+
+    def _read_token(self, name: str) -> str:
+        path = self.folder / name
+        try:
+            if not path.exists():
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_urlsafe(32) + "\n")
+            return path.read_text().strip()
+        except OSError as error:
+            raise StateError(f"{path} cannot be used: {error}") from error

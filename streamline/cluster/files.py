@@ -1,0 +1,175 @@
+"""A job's folder in the cluster's data folder, and the small files through which it is passed on.
+
+job.json      what is to be run, and how; written by the daemon before each start
+src/          the job's file, and those beside it
+state/        checkpoints and live state, as of ``streamline run``
+master.json   the process that runs it: pid and port
+master.lock   held by that process
+ended.json    how it ended; written by that process as its last act
+log           what it, its workers and the user's functions print
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import msgspec
+
+from streamline.errors import LockedError, StateError
+
+
+class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process of a job is told.
+
+    Attributes:
+        id: The job's.
+        name: As it called itself when it was submitted.
+        token: Who has it may give orders.
+        path: The job's file.
+        expose: What the file exposes the job as.
+        params: Values of its parameters.
+        parallelism, nodes, checkpoint_every_ms, origin: See ``JobOptions``.
+    """
+
+    id: str
+    name: str
+    token: str
+    path: str
+    expose: str
+    params: dict[str, str]
+    parallelism: int
+    nodes: dict[str, int]
+    checkpoint_every_ms: int
+    origin: str
+
+
+class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the process of a job listens."""
+
+    pid: int
+    port: int
+
+
+class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
+    """How a job ended.
+
+    Attributes:
+        state, reason, trace: As its engine says.
+        status: What it would have said last.
+        results: What came of the orders that ended with it, by operation.
+    """
+
+    state: str
+    reason: str = ""
+    trace: str = ""
+    status: dict[str, Any] = {}
+    results: dict[str, dict[str, Any]] = {}
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The paths of one job."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Settings for the process."""
+        return self.root / "job.json"
+
+    @property
+    def source(self) -> Path:
+        """Folder of the job's code."""
+        return self.root / "src"
+
+    @property
+    def state(self) -> Path:
+        """Folder of checkpoints and live state."""
+        return self.root / "state"
+
+    @property
+    def address(self) -> Path:
+        """Where the process listens."""
+        return self.root / "master.json"
+
+    @property
+    def end(self) -> Path:
+        """How the job ended."""
+        return self.root / "ended.json"
+
+    @property
+    def log(self) -> Path:
+        """What was printed."""
+        return self.root / "log"
+
+
+def write_json(path: Path, value: msgspec.Struct) -> None:
+    """Write a small file whole or not at all, readable for its owner alone.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(msgspec.json.encode(value))
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def read_settings(path: Path) -> MasterSettings:
+    """Settings for a process.
+
+    Raises:
+        StateError: If they cannot be read.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MasterSettings)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from error
+
+
+def read_address(path: Path) -> MasterAddress | None:
+    """Where a process listens, or did; None if there is none."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MasterAddress)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def read_end(path: Path) -> MasterEnd | None:
+    """How a job ended; None if it has not."""
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=MasterEnd)
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
+def lock(path: Path, what: str) -> IO[str]:
+    """Hold a lock until the file is closed, or the process ends.
+
+    Raises:
+        LockedError: If another process holds it; names it.
+        StateError: If the file cannot be used.
+    """
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise StateError(f"{path} cannot be used: {error}") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        holder = file.read().strip()
+        file.close()
+        by = f" (process {holder})" if holder else ""
+        raise LockedError(f"{what} is in use by another process{by}") from error
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,222 @@
+"""Jobs: what a cluster knows of its jobs and of what was asked of them. Pure.
+
+It changes by entries alone: whoever decides writes an entry to the journal, then applies it. The
+same entries give the same jobs, in whatever process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from streamline.coordinator.job import ENDED, JobState
+from streamline.errors import StreamlineError
+
+Verb: TypeAlias = Literal["stop", "cancel", "savepoint", "rescale"]
+_KEPT_OPERATIONS = 50
+
+
+class UnknownJobError(StreamlineError):
+    """There is no job of that id or name."""
+
+
+class WrongStateError(StreamlineError):
+    """The job is in a state in which that cannot be done."""
+
+
+@dataclass(frozen=True)
+class JobOptions:
+    """How a job is to be run.
+
+    Attributes:
+        parallelism: Its default parallelism.
+        nodes: Parallelism of single nodes that were rescaled.
+        checkpoint_every_ms: From one checkpoint to the next.
+        origin: Savepoint or checkpoints to begin from; empty for none.
+        requirements: Text of a requirements file; empty for none.
+    """
+
+    parallelism: int = 1
+    nodes: dict[str, int] = field(default_factory=dict)
+    checkpoint_every_ms: int = 1_000
+    origin: str = ""
+    requirements: str = ""
+
+
+@dataclass
+class Operation:
+    """Something asked of a job.
+
+    Attributes:
+        id: Its name, unique in the cluster.
+        verb: What.
+        arguments: With what.
+        state: ``pending``, ``done`` or ``failed``.
+        result: What came of it, if done.
+        error: Why it failed, if so.
+    """
+
+    id: str
+    job: str
+    verb: Verb
+    arguments: dict[str, Any]
+    state: Literal["pending", "done", "failed"] = "pending"
+    result: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass
+class JobRecord:
+    """One job, from its submission on.
+
+    Attributes:
+        id: Its name, unique in the cluster.
+        name: As the job calls itself.
+        file: Name of its file, for people.
+        expose: What the file exposes it as.
+        params: Values of its parameters.
+        options: How it is run now.
+        submitted_ms: When (ms since the epoch).
+        key: Idempotency key of its submission, or empty.
+        state: How it ended; None while it has not.
+        reason, trace: Why, if it failed.
+        ended_ms: When.
+        last_status: What it had said last when it ended.
+    """
+
+    id: str
+    name: str
+    file: str
+    expose: str
+    params: dict[str, str]
+    options: JobOptions
+    submitted_ms: int
+    key: str = ""
+    state: JobState | None = None
+    reason: str = ""
+    trace: str = ""
+    ended_ms: int = 0
+    last_status: dict[str, Any] = field(default_factory=dict)
+
+
+class Jobs:
+    """All jobs and operations, by id."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[str, JobRecord] = {}
+        self.operations: dict[str, Operation] = {}
+
+    def find(self, name: str) -> JobRecord:
+        """The job of an id, or the one living, or else the newest, of a name.
+
+        Raises:
+            UnknownJobError: If there is none, or several live.
+        """
+        if name in self.jobs:
+            return self.jobs[name]
+        found = [job for job in self.jobs.values() if job.name == name]
+        living = [job for job in found if job.state is None]
+        if len(living) > 1:
+            ids = ", ".join(job.id for job in living)
+            raise UnknownJobError(f"several jobs are named {name!r}: {ids}; give an id")
+        if not found:
+            raise UnknownJobError(f"there is no job {name!r}; streamline list shows all")
+        return living[0] if living else found[-1]
+
+    def submitted_with(self, key: str) -> JobRecord | None:
+        """The job that was submitted with an idempotency key."""
+        if not key:
+            return None
+        return next((job for job in self.jobs.values() if job.key == key), None)
+
+    def pending(self, job: str) -> list[Operation]:
+        """What is still to be done with a job, in order."""
+        return [
+            one for one in self.operations.values() if one.job == job and one.state == "pending"
+        ]
+
+    def check(self, job: JobRecord, verb: Verb) -> None:
+        """Refuse what cannot be done with a job.
+
+        Raises:
+            WrongStateError: Says why.
+        """
+        if job.state is not None:
+            raise WrongStateError(f"job {job.id!r} is {job.state}: there is nothing to {verb}")
+        waiting = self.pending(job.id)
+        ending = [one for one in waiting if one.verb in ("stop", "cancel")]
+        if ending and verb != "cancel":
+            raise WrongStateError(f"job {job.id!r} is being ended already ({ending[0].id})")
+        if verb == "rescale" and any(one.verb == "rescale" for one in waiting):
+            raise WrongStateError(f"job {job.id!r} is being rescaled already")
+
+    # ------------------------------------------------------------------ entries
+
+    def apply(self, entry: dict[str, Any]) -> None:
+        """Take an entry into account.
+
+        Raises:
+            KeyError: For an entry of a kind that is not known, or of a job that is not there.
+        """
+        kind = entry["kind"]
+        if kind == "submitted":
+            fields = dict(entry["job"])
+            fields["options"] = JobOptions(**fields["options"])
+            if fields["state"] is not None:
+                fields["state"] = JobState(fields["state"])
+            self.jobs[fields["id"]] = JobRecord(**fields)
+        elif kind == "asked":
+            operation = Operation(**entry["operation"])
+            self.operations[operation.id] = operation
+            self._forget(operation.job)
+        elif kind == "answered":
+            operation = self.operations[entry["id"]]
+            operation.state = "failed" if entry["error"] else "done"
+            operation.result, operation.error = entry["result"], entry["error"]
+        elif kind == "options":
+            self.jobs[entry["id"]].options = JobOptions(**entry["options"])
+        elif kind == "ended":
+            job = self.jobs[entry["id"]]
+            job.state = JobState(entry["state"])
+            job.reason, job.trace, job.ended_ms = entry["reason"], entry["trace"], entry["at_ms"]
+            job.last_status = entry["status"]
+        else:
+            raise KeyError(kind)
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The fewest entries that give the same jobs and operations."""
+        for job in self.jobs.values():
+            yield submitted(job)
+        for operation in self.operations.values():
+            yield {"kind": "asked", "operation": asdict(operation)}
+
+    def _forget(self, job: str) -> None:
+        """Keep the newest operations of a job; those that are pending stay."""
+        old = [one for one in self.operations.values() if one.job == job]
+        for one in old[:-_KEPT_OPERATIONS]:
+            if one.state != "pending":
+                del self.operations[one.id]
+
+
+def submitted(job: JobRecord) -> dict[str, Any]:
+    """The entry of a job, new or as it is now."""
+    fields = asdict(job)
+    fields["state"] = None if job.state is None else str(job.state)
+    return {"kind": "submitted", "job": fields}
+
+
+def ended(
+    job: str, state: JobState, at_ms: int, status: dict[str, Any], reason: str = "", trace: str = ""
+) -> dict[str, Any]:
+    """The entry of a job's end."""
+    assert state in ENDED
+    return {
+        "kind": "ended",
+        "id": job,
+        "state": str(state),
+        "at_ms": at_ms,
+        "reason": reason,
+        "trace": trace,
+        "status": status,
+    }

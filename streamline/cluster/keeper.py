@@ -1,0 +1,306 @@
+"""Keeper: keeps the process of one job running, and passes on what is asked of the job.
+
+It finds the process if there is one, starts one if there is none, and starts another if it dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from streamline.clock import Clock
+from streamline.cluster.control import ControlClient, MasterGoneError, OrderFailedError
+from streamline.cluster.files import (
+    JobFolder,
+    MasterEnd,
+    MasterSettings,
+    read_address,
+    read_end,
+    write_json,
+)
+from streamline.cluster.jobs import JobRecord, Operation
+
+_LOOK_EVERY_S = 0.05
+_STATUS_EVERY_S = 0.25
+_UP_WITHIN_S = 60.0
+_CANCEL_WITHIN_S = 5.0
+_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 10.0
+_BUDGET, _WINDOW_S = 10, 600.0
+
+
+class Keeper:
+    """Looks after one job.
+
+    Args:
+        job: The job; its options may change.
+        folder: Its folder.
+        python: The interpreter to run it with.
+        token: What gives the right to give orders to its process.
+        clock: The time.
+        on_end: Called once, when the job has ended.
+
+    Attributes:
+        status: What the job's process has said last.
+        restarts: How often its process was replaced.
+    """
+
+    def __init__(
+        self,
+        job: JobRecord,
+        folder: JobFolder,
+        *,
+        python: str,
+        token: str,
+        clock: Clock,
+        on_end: Callable[[MasterEnd], None],
+    ) -> None:
+        self.status: dict[str, Any] = {}
+        self.restarts = 0
+        self._job = job
+        self._folder = folder
+        self._python = python
+        self._token = token
+        self._clock = clock
+        self._on_end = on_end
+        self._client: ControlClient | None = None
+        self._connected = asyncio.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._deaths: deque[float] = deque(maxlen=_BUDGET)
+        self._leaving = False
+        self._ended = asyncio.Event()
+        self._running = asyncio.ensure_future(self._run())
+
+    @property
+    def state(self) -> str:
+        """Where the job is in its life, as far as it is known."""
+        if self._client is None and self.status:
+            return "recovering"
+        return str(self.status.get("state", "starting"))
+
+    @property
+    def pid(self) -> int | None:
+        """The job's process."""
+        address = read_address(self._folder.address)
+        return None if address is None or self._client is None else address.pid
+
+    async def carry_out(self, operation: Operation, *, again: bool) -> dict[str, Any]:
+        """Have the job's process do something; waits until there is one.
+
+        Args:
+            operation: What.
+            again: It may have been done before, by a process that then died.
+
+        Raises:
+            OrderFailedError: If it could not be done, or the job ended first.
+        """
+        deadline = self._clock.monotonic_s() + _CANCEL_WITHIN_S
+        while not self._ended.is_set():
+            if operation.verb == "cancel" and self._clock.monotonic_s() > deadline:
+                self._kill()
+            client = await self._wait_for_client(_LOOK_EVERY_S * 10)
+            if client is None:
+                continue
+            arguments = {**operation.arguments, "operation": operation.id}
+            if operation.verb != "cancel":
+                arguments["again"] = again
+            try:
+                limit = _CANCEL_WITHIN_S if operation.verb == "cancel" else None
+                async with asyncio.timeout(limit):
+                    return await client.call(operation.verb, arguments)
+            except TimeoutError:
+                self._kill()  # it does not listen
+            except MasterGoneError:
+                again = True
+        end = read_end(self._folder.end)
+        state = end.state if end is not None else "canceled"
+        if end is not None and operation.id in end.results:
+            return end.results[operation.id]
+        if operation.verb == "cancel":
+            return {"state": state}
+        reason = f": {end.reason}" if end is not None and end.reason else ""
+        raise OrderFailedError(f"the job has ended before that: it is {state}{reason}")
+
+    async def fresh_status(self) -> dict[str, Any]:
+        """What the job says now; what it said last if it does not answer."""
+        client = self._client
+        if client is not None:
+            try:
+                async with asyncio.timeout(1.0):
+                    self.status = await client.call("status")
+            except (TimeoutError, MasterGoneError, OrderFailedError):
+                pass
+        return self.status
+
+    async def suspend(self, within_s: float) -> None:
+        """Drain the job to a checkpoint and end its process; the job itself has not ended."""
+        self._leaving = True
+        client = self._client
+        try:
+            async with asyncio.timeout(within_s):
+                if client is not None:
+                    await client.call("suspend")
+                    await client.gone.wait()
+        except (TimeoutError, MasterGoneError, OrderFailedError):
+            pass
+        self._kill()
+        await self.let_go()
+
+    async def let_go(self) -> None:
+        """Look after it no more; its process goes on."""
+        self._leaving = True
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+        if self._client is not None:
+            await self._client.close()
+            self._client = None
+
+    # ------------------------------------------------------------------ inside
+
+    async def _wait_for_client(self, within_s: float) -> ControlClient | None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._connected.wait()
+        return self._client
+
+    async def _run(self) -> None:
+        pause_s = _PAUSE_S
+        while not self._leaving:
+            end = read_end(self._folder.end)
+            if end is not None:
+                self._finish(end)
+                return
+            if await self._connect() or await self._start():
+                pause_s = _PAUSE_S
+                await self._watch()
+                continue
+            if read_end(self._folder.end) is None:
+                if not self._may_try_again():
+                    reason = f"its process ended {_BUDGET} times; see its log"
+                    end = MasterEnd(state="failed", reason=reason, status=self.status)
+                    write_json(self._folder.end, end)
+                    continue
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def _finish(self, end: MasterEnd) -> None:
+        self._ended.set()
+        self._connected.clear()
+        self._client = None
+        self._on_end(end)
+
+    async def _connect(self) -> bool:
+        """Find the process that runs it, if there is one."""
+        address = read_address(self._folder.address)
+        if address is None:
+            return False
+        try:
+            client = await ControlClient.connect(address.port, self._token)
+            async with asyncio.timeout(2.0):
+                self.status = await client.call("status")
+        except (OSError, TimeoutError, MasterGoneError, OrderFailedError):
+            return False
+        self._client = client
+        self._connected.set()
+        return True
+
+    async def _start(self) -> bool:
+        """Start a process, and wait until it listens."""
+        job, options = self._job, self._job.options
+        settings = MasterSettings(
+            id=job.id,
+            name=job.name,
+            token=self._token,
+            path=str(self._folder.source / job.file),
+            expose=job.expose,
+            params=job.params,
+            parallelism=options.parallelism,
+            nodes=options.nodes,
+            checkpoint_every_ms=options.checkpoint_every_ms,
+            origin=options.origin,
+        )
+        write_json(self._folder.settings, settings)
+        self._folder.address.unlink(missing_ok=True)
+        if self.status:
+            self.restarts += 1
+        package = str(Path(__file__).resolve().parents[2])
+        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+        with self._folder.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [self._python, "-u", "-m", "streamline.cluster.master", str(self._folder.root)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                cwd=self._folder.source,
+            )
+        deadline = self._clock.monotonic_s() + _UP_WITHIN_S
+        while self._clock.monotonic_s() < deadline:
+            if await self._connect():
+                return True
+            if self._process.poll() is not None:
+                return False
+            await asyncio.sleep(_LOOK_EVERY_S)
+        self._kill()
+        return False
+
+    async def _watch(self) -> None:
+        """Ask how it goes, until its process is gone."""
+        client = self._client
+        assert client is not None
+        while not client.gone.is_set():
+            try:
+                async with asyncio.timeout(_STATUS_EVERY_S):
+                    await client.gone.wait()
+            except TimeoutError:
+                try:
+                    self.status = await client.call("status")
+                except (MasterGoneError, OrderFailedError):
+                    break
+        self._client = None
+        self._connected.clear()
+        await client.close()
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.to_thread(process.wait)
+        self._deaths.append(self._clock.monotonic_s())
+
+    def _may_try_again(self) -> bool:
+        now_s = self._clock.monotonic_s()
+        self._deaths.append(now_s)
+        return len(self._deaths) < _BUDGET or now_s - self._deaths[0] > _WINDOW_S
+
+    def _kill(self) -> None:
+        """End the process at once, and its workers with it."""
+        address = read_address(self._folder.address)
+        pid = address.pid if address is not None else None
+        if self._process is not None:
+            pid = self._process.pid
+        if pid is not None and _is_master(pid, self._folder):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _is_master(pid: int, folder: JobFolder) -> bool:
+    """Whether a process is that of the job, and not another that was given its number since."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()  # not Linux: nobody can tell
+    except OSError:
+        return False
+    return str(folder.root).encode() in command
+
+
+def interpreter() -> str:
+    """The interpreter that runs this process."""
+    return sys.executable

@@ -1,0 +1,236 @@
+"""The process of one job: its coordinator, in a process of its own, with its workers below it.
+
+Started by the daemon as ``python -m streamline.cluster.master FOLDER``, in a session of its own: it
+outlives the daemon, and the next one finds it by the files in the folder. When it dies itself, its
+workers die with it, and the daemon starts another, which goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+import time
+import traceback
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from streamline.clock import SystemClock
+from streamline.cluster.control import ControlServer
+from streamline.cluster.files import (
+    JobFolder,
+    MasterAddress,
+    MasterEnd,
+    MasterSettings,
+    lock,
+    read_settings,
+    write_json,
+)
+from streamline.cluster.status import describe
+from streamline.config import RuntimeConfig
+from streamline.coordinator.job import JobState
+from streamline.engines.local import LocalEngine, LocalSettings
+from streamline.engines.statedir import StateDir
+from streamline.errors import CheckpointError, LockedError, StreamlineError
+from streamline.graph import JobGraph
+from streamline.jobfile import JobSpec
+from streamline.plan import make_plan, with_parallelism
+from streamline.state.savepoint import check_empty, export_checkpoint
+from streamline.state.store import open_store
+
+
+class Master:
+    """Runs one job and takes orders for it.
+
+    Args:
+        folder: The job's.
+        settings: What is to be run.
+        graph: The same, built.
+        state: Where its checkpoints are.
+    """
+
+    def __init__(
+        self, folder: JobFolder, settings: MasterSettings, graph: JobGraph, state: StateDir
+    ) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._state = state
+        self._clock = SystemClock()
+        self._began_ms = self._clock.now_ms()
+        self._last_error = ""
+        self._suspended = False
+        self._orders: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._ended = asyncio.Event()
+        self._server = ControlServer(settings.token, self._handle)
+        self._engine = LocalEngine(
+            LocalSettings(
+                spec_of(settings),
+                graph,
+                settings.parallelism,
+                RuntimeConfig(checkpoint_every_ms=settings.checkpoint_every_ms),
+                str(state.checkpoints),
+                state.live,
+                dict(settings.nodes),
+            ),
+            self._say,
+        )
+
+    async def run(self) -> None:
+        """Run the job to its end, and write down how it ended."""
+        port = await self._server.open()
+        write_json(self._folder.address, MasterAddress(pid=os.getpid(), port=port))
+        status = await self._engine.run()
+        self._ended.set()
+        # What waits for the end, such as the savepoint of a stop, is part of it.
+        answers = await asyncio.gather(*self._orders.values(), return_exceptions=True)
+        self._say("info", f"job {status.name!r} {status.state}")
+        if not (self._suspended and status.state == JobState.STOPPED):
+            end = MasterEnd(
+                state=str(status.state),
+                reason=status.reason,
+                trace=status.trace,
+                status=self._describe(),
+                results={
+                    order: answer
+                    for order, answer in zip(self._orders, answers, strict=True)
+                    if isinstance(answer, dict)
+                },
+            )
+            write_json(self._folder.end, end)
+        await self._server.close()
+
+    def _say(self, level: str, text: str) -> None:
+        if level != "info":
+            self._last_error = text
+        say(level, text)
+
+    def _describe(self) -> dict[str, Any]:
+        return describe(
+            self._engine.status,
+            now_ms=self._clock.now_ms(),
+            began_ms=self._began_ms,
+            last_error=self._last_error,
+        )
+
+    # ------------------------------------------------------------------ orders
+
+    async def _handle(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if verb == "status":
+            return self._describe()
+        if verb == "suspend":
+            self._suspended = True
+            self._engine.drain()
+            return {}
+        # An order is carried out once, however often it is repeated.
+        order = arguments.pop("operation")
+        task = self._orders.get(order)
+        if task is None:
+            task = self._orders[order] = asyncio.ensure_future(self._carry_out(verb, arguments))
+        return await asyncio.shield(task)
+
+    async def _carry_out(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        if verb == "savepoint":
+            return await self._savepoint(**arguments)
+        if verb == "rescale":
+            return await self._rescale(**arguments)
+        if verb == "stop":
+            return await self._stop(**arguments)
+        if verb == "cancel":
+            self._engine.cancel()
+            await self._ended.wait()
+            return {"state": str(self._engine.status.state)}
+        raise StreamlineError(f"the job's process knows no order {verb!r}")
+
+    async def _savepoint(self, target: str, again: bool) -> dict[str, Any]:
+        if again and (done := _saved(target)) is not None:
+            return done
+        manifest = await self._engine.savepoint(target)
+        return {"path": target, "epoch": manifest.epoch}
+
+    async def _rescale(
+        self, parallelism: int | None, nodes: dict[str, int], again: bool
+    ) -> dict[str, Any]:
+        del again  # to rescale twice is to rescale once
+        seconds = await self._engine.rescale(parallelism, nodes)
+        options = {"parallelism": self._engine.parallelism, "nodes": self._engine.nodes}
+        return {**options, "seconds": seconds}
+
+    async def _stop(self, savepoint: str, again: bool) -> dict[str, Any]:
+        if savepoint and not (again and _saved(savepoint)):
+            check_empty(savepoint)
+        self._engine.drain()
+        await self._ended.wait()
+        result: dict[str, Any] = {"state": str(self._engine.status.state)}
+        if savepoint and self._engine.status.state in (JobState.STOPPED, JobState.FINISHED):
+            result |= await asyncio.to_thread(self._export, savepoint)
+        return result
+
+    def _export(self, target: str) -> dict[str, Any]:
+        if (done := _saved(target)) is not None:
+            return done
+        store = open_store(str(self._state.checkpoints))
+        manifest, _ = store.latest_usable()
+        if manifest is None:
+            raise CheckpointError("the job was stopped before it had a checkpoint to be saved")
+        export_checkpoint(store, manifest, target, self._state.root / "scratch")
+        return {"path": target, "epoch": manifest.epoch}
+
+
+def _saved(target: str) -> dict[str, Any] | None:
+    """The savepoint that is in a place already, if it is whole."""
+    epochs = open_store(target).epochs()
+    return {"path": target, "epoch": epochs[-1]} if epochs else None
+
+
+def say(level: str, text: str) -> None:
+    """A line of the job's log."""
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
+    print(f"{at}Z {level}: {text}", file=sys.stderr, flush=True)
+
+
+def spec_of(settings: MasterSettings) -> JobSpec:
+    """The job as its workers are told of it."""
+    spec = JobSpec.from_file(settings.path, settings.params)
+    return JobSpec(spec.path, spec.source, settings.expose, dict(settings.params))
+
+
+def _begin(folder: JobFolder, settings: MasterSettings) -> tuple[JobGraph, StateDir]:
+    graph = spec_of(settings).load().graph()
+    make_plan(with_parallelism(graph, settings.nodes), settings.parallelism)
+    state = StateDir(folder.state, graph.name)
+    try:
+        if settings.origin and not state.has_checkpoint:
+            state.begin_from(settings.origin, replace=False)
+    except BaseException:
+        state.close()
+        raise
+    return graph, state
+
+
+def main() -> None:
+    """Entry point of the process."""
+    folder = JobFolder(Path(sys.argv[1]))
+    try:
+        held = lock(folder.root / "master.lock", f"the job in {folder.root}")
+    except LockedError:
+        return  # it is being run already
+    with held, contextlib.suppress(KeyboardInterrupt):
+        if folder.end.exists():
+            return
+        settings = read_settings(folder.settings)
+        try:
+            graph, state = _begin(folder, settings)
+        except (StreamlineError, OSError) as error:
+            say("error", str(error))
+            trace = getattr(error, "trace", "") or traceback.format_exc()
+            end = MasterEnd(state="failed", reason=str(error), trace=trace)
+            write_json(folder.end, end)
+            return
+        with closing(state):
+            asyncio.run(Master(folder, settings, graph, state).run())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Metrics of all jobs as Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_TASK = ["job", "node", "index"]
+_TASK_COUNTERS = {
+    "records_in": "Records a task has taken.",
+    "records_out": "Records a task has handed on.",
+    "bytes_in": "Bytes a source task has read.",
+    "bytes_out": "Bytes a sink task has written.",
+}
+_TASK_GAUGES = {
+    "busy": "Part of its time that a task worked.",
+    "idle": "Part of its time that a task waited for input.",
+    "backpressured": "Part of its time that a task waited for those behind it.",
+}
+_NODE_COUNTERS = {
+    "late": "Records that came too late for their windows.",
+    "future": "Records too far ahead of the clock to move the watermark.",
+    "skipped": "Records left out because of an error.",
+    "dead_letters": "Records sent to dead letters.",
+}
+_CHECKPOINT_GAUGES = {
+    "duration_s": ("duration_seconds", "From trigger to manifest, of the last checkpoint."),
+    "size_bytes": ("size_bytes", "Size of the last checkpoint."),
+    "age_s": ("age_seconds", "Since the last checkpoint."),
+}
+
+
+class _Jobs(Collector):
+    def __init__(self, jobs: Iterable[dict[str, Any]]) -> None:
+        self._jobs = list(jobs)
+
+    def collect(self) -> Iterator[Metric]:
+        up = GaugeMetricFamily("streamline_job_state", "1 for its state.", labels=["job", "state"])
+        restarts = CounterMetricFamily("streamline_restarts", "Restarts.", labels=["job"])
+        for job in self._jobs:
+            up.add_metric([job["id"], job["state"]], 1)
+            restarts.add_metric([job["id"]], job["restarts"])
+        yield from (up, restarts)
+        yield from self._checkpoints()
+        yield from self._tasks()
+        yield from self._nodes()
+
+    def _checkpoints(self) -> Iterator[Metric]:
+        for key, (name, text) in _CHECKPOINT_GAUGES.items():
+            family = GaugeMetricFamily(f"streamline_checkpoint_{name}", text, labels=["job"])
+            for job in self._jobs:
+                if job["last_checkpoint"] is not None:
+                    family.add_metric([job["id"]], job["last_checkpoint"][key])
+            yield family
+
+    def _tasks(self) -> Iterator[Metric]:
+        kinds: list[tuple[type[CounterMetricFamily | GaugeMetricFamily], dict[str, str]]] = [
+            (CounterMetricFamily, _TASK_COUNTERS),
+            (GaugeMetricFamily, _TASK_GAUGES),
+        ]
+        for kind, named in kinds:
+            for key, text in named.items():
+                family = kind(f"streamline_task_{key}", text, labels=_TASK)
+                for job, task in self._all_tasks():
+                    family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
+                yield family
+        family = GaugeMetricFamily(
+            "streamline_task_watermark_seconds", "Event time a task has reached.", labels=_TASK
+        )
+        for job, task in self._all_tasks():
+            if task["watermark"] is not None:
+                labels = [job["id"], task["node"], str(task["index"])]
+                family.add_metric(labels, task["watermark"] / 1000)
+        yield family
+
+    def _nodes(self) -> Iterator[Metric]:
+        for key, text in _NODE_COUNTERS.items():
+            family = CounterMetricFamily(f"streamline_node_{key}", text, labels=["job", "node"])
+            for job in self._jobs:
+                for node, counted in job["counters"].items():
+                    family.add_metric([job["id"], node], counted.get(key, 0))
+            yield family
+
+    def _all_tasks(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        for job in self._jobs:
+            for task in job["tasks"]:
+                yield job, task
+
+
+def as_text(jobs: Iterable[dict[str, Any]]) -> bytes:
+    """What is told of jobs (see ``Daemon.describe``), for Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(_Jobs(jobs))
+    return generate_latest(registry)

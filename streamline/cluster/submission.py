@@ -1,0 +1,103 @@
+"""Submission: a job's code and how it is to be run, as it travels to the cluster."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from streamline.errors import UsageError
+
+MOST_BYTES = 32 << 20
+_MOST_FILES = 2_000
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is submitted.
+
+    Attributes:
+        file: The job's file, relative to the folder.
+        archive: The folder, as a zip file in base64.
+        expose: What the file exposes the job as.
+        params: Values of its parameters.
+        parallelism: Its default parallelism.
+        checkpoint_every_ms: From one checkpoint to the next.
+        origin: Savepoint or checkpoints to begin from.
+    """
+
+    file: str
+    archive: str
+    expose: str = "job"
+    params: dict[str, str] = field(default_factory=dict)
+    parallelism: int = 1
+    checkpoint_every_ms: int = 1_000
+    origin: str = ""
+
+
+def pack(target: Path) -> tuple[str, str]:
+    """A job's file, or a folder with a ``job.py``, as a submission has it.
+
+    Returns:
+        The name of the job's file, and the archive.
+
+    Raises:
+        UsageError: If there is nothing to be submitted, or too much.
+    """
+    if target.is_dir():
+        root, file = target, "job.py"
+        if not (target / file).is_file():
+            raise UsageError(f"the folder {target} has no job.py; name the job's file")
+        paths = [path for path in sorted(target.rglob("*")) if _wanted(path, target)]
+    elif target.is_file():
+        root, file, paths = target.parent, target.name, [target]
+    else:
+        raise UsageError(f"the job file {str(target)!r} does not exist")
+    if len(paths) > _MOST_FILES:
+        raise UsageError(f"{target} has {len(paths)} files, more than the {_MOST_FILES} allowed")
+    buffer = io.BytesIO()
+    try:
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in paths:
+                archive.write(path, path.relative_to(root))
+    except OSError as error:
+        raise UsageError(f"{target} cannot be read: {error}") from error
+    data = base64.b64encode(buffer.getvalue()).decode()
+    if len(data) > MOST_BYTES:
+        raise UsageError(f"{target} is larger than the {MOST_BYTES >> 20} MiB allowed")
+    return file, data
+
+
+def unpack(submission: Submission, folder: Path) -> None:
+    """Write a submission's files into an empty folder.
+
+    Raises:
+        UsageError: If the archive is none, leaves the folder, is too large, or lacks the file.
+    """
+    try:
+        data = base64.b64decode(submission.archive, validate=True)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            if len(infos) > _MOST_FILES or sum(one.file_size for one in infos) > 4 * MOST_BYTES:
+                raise UsageError("the archive is too large")
+            for info in infos:
+                place = PurePosixPath(info.filename)
+                if place.is_absolute() or ".." in place.parts or "\\" in info.filename:
+                    raise UsageError(f"the archive has a file outside of it: {info.filename!r}")
+            archive.extractall(folder)
+    except (binascii.Error, zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
+        raise UsageError(f"the archive cannot be unpacked: {error}") from error
+    except NotImplementedError as error:
+        raise UsageError(f"the archive cannot be unpacked: {error}") from error
+    inside = PurePosixPath(submission.file)
+    if inside.is_absolute() or ".." in inside.parts or not (folder / inside).is_file():
+        raise UsageError(f"the archive has no file {submission.file!r}")
+
+
+def _wanted(path: Path, root: Path) -> bool:
+    parts = path.relative_to(root).parts
+    hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+    return path.is_file() and not hidden

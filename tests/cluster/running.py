@@ -1,0 +1,131 @@
+"""A cluster as its users see it: a daemon in a process of its own, and the commands."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+
+from streamline.testing.services.process import free_port
+
+JOBS = Path(__file__).with_name("jobs")
+
+
+class Cluster:
+    """One data folder, and a daemon on it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.data = folder / "data"
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("STREAMLINE_")
+        } | {"XDG_STATE_HOME": str(folder / "home")}
+        self.process = None
+
+    def __enter__(self):
+        self.start()
+        return self
+
+    def __exit__(self, *_):
+        jobs = [psutil.Process(pid) for pid in self.masters()]
+        self.kill()
+        workers = [child for job in jobs for child in job.children()]
+        for job in jobs:
+            job.kill()
+        psutil.wait_procs([*jobs, *workers], 5)
+
+    def start(self):
+        self.process = subprocess.Popen(
+            self.command("cluster", "start", "--data-dir", self.data, "--listen", self.url[7:]),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+        )
+        line = self.process.stderr.readline()
+        assert "cluster at http://127.0.0.1" in line, line
+
+    def command(self, *arguments):
+        return [sys.executable, "-m", "streamline.cli.main", *map(str, arguments)]
+
+    def kill(self, number=signal.SIGKILL):
+        """End the daemon; what it said."""
+        self.process.send_signal(number)
+        said = self.process.communicate(timeout=40)[1]
+        return self.process.returncode, said
+
+    def run(self, *arguments, env=None):
+        """A command: status, stdout and stderr."""
+        done = subprocess.run(
+            self.command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=90,
+            env={**self.environment, **(env or {})},
+            cwd=self.folder,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def ok(self, *arguments):
+        status, out, err = self.run(*arguments)
+        assert status == 0, err
+        return out.strip()
+
+    def refused(self, *arguments, status=2, env=None):
+        """What it says on stderr, which is one line."""
+        found, out, err = self.run(*arguments, env=env)
+        assert (found, out) == (status, ""), (found, out, err)
+        assert err.startswith("streamline: "), err
+        return err
+
+    def status(self, job):
+        return json.loads(self.ok("status", job, "--json"))
+
+    def until(self, job, reached, timeout_s=60.0):
+        """Ask until something is so of a job."""
+        end = time.monotonic() + timeout_s
+        while True:
+            found = self.status(job)
+            if reached(found):
+                return found
+            assert time.monotonic() < end, found
+            assert found["state"] not in ("failed", "canceled"), found
+
+    def records(self, job, more=2_000):
+        """Until it runs and has read so many records more than in an attempt before."""
+        return self.until(
+            job, lambda found: found["state"] == "running" and found["records_in"] >= more
+        )
+
+    def masters(self):
+        """Processes of jobs."""
+        found = []
+        for path in self.data.glob("jobs/*/master.json"):
+            pid = json.loads(path.read_text())["pid"]
+            try:
+                command = psutil.Process(pid).cmdline()
+            except psutil.NoSuchProcess:
+                continue
+            if str(path.parent) in command:
+                found.append(pid)
+        return found
+
+
+def totals(folder):
+    """Counts per key in all files of a folder."""
+    found = {}
+    for path in folder.glob("part-*"):
+        for line in path.read_text().splitlines():
+            result = json.loads(line)
+            found[result["key"]] = found.get(result["key"], 0) + result["count"]
+    return found
+
+
+def wanted(count):
+    return {f"u{user}": len(range(user, count, 97)) for user in range(97)}
