@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+ALONE := tests/cluster tests/examples tests/kafka tests/postgres tests/processes
 SOURCES := streamline connectors tests examples benchmarks tools
 
 .PHONY: demo test check format bench clean help
@@ -24,8 +25,10 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/python -m examples.demo
 
+# Tests that start processes and servers of their own have both cores to themselves.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(addprefix --ignore=,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -72,6 +72,7 @@ class RuntimeConfig:
         restart_initial_ms, restart_max_ms: Backoff before a restart: first, and longest.
         restart_budget, restart_window_ms: More restarts than that in the window fail the job.
         task_timeout_ms: Deploying is repeated when not confirmed by then.
+        allow_dropped_state: Stored state that the job has no place for may be given up.
     """
 
     batch_rows: int = 4096
@@ -91,3 +92,4 @@ class RuntimeConfig:
     restart_budget: int = 10
     restart_window_ms: int = 600_000
     task_timeout_ms: int = 60_000
+    allow_dropped_state: bool = False

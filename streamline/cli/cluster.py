@@ -126,6 +126,11 @@ def start(
     default="",
     help="Begin from this savepoint; on the cluster.",
 )
+@click.option(
+    "--allow-dropped-state",
+    is_flag=True,
+    help="State that the job has no place for any more may be given up.",
+)
 @click.option("--key", default="", help="Submitting again with the same key gives the same job.")
 @at_cluster
 def submit(
@@ -134,6 +139,7 @@ def submit(
     parallelism: int,
     checkpoint_every: str,
     origin: str,
+    allow_dropped_state: bool,
     key: str,
     cluster: str | None,
     as_json: bool,
@@ -148,13 +154,14 @@ def submit(
         if not colon or Path(target).exists():
             path, expose = target, "job"
         file, archive = pack(Path(path))
-        body = {
+        body: dict[str, Any] = {
             "file": file,
             "archive": archive,
             "expose": expose,
             "params": given,
             "parallelism": parallelism,
             "checkpoint_every_ms": every_ms,
+            "allow_dropped_state": allow_dropped_state,
             "origin": str(Path(origin).absolute()) if origin and "://" not in origin else origin,
         }
         # A lost answer must not make two jobs of one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 
 import click
 from rich.console import Console
@@ -10,6 +11,8 @@ from rich.table import Table
 
 from streamline.cli.options import job_arguments, job_spec
 from streamline.cli.progress import count
+from streamline.coordinator.fit import compare
+from streamline.engines.statedir import newest_checkpoint
 from streamline.graph import JobGraph
 from streamline.io import Sink, Source
 from streamline.plan import ExecutionPlan, make_plan
@@ -20,12 +23,48 @@ from streamline.plan import ExecutionPlan, make_plan
 @click.option("--parallelism", type=int, default=1, show_default=True, help="Default parallelism.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--mermaid", is_flag=True, help="Print the graph as a Mermaid flow chart.")
+@click.option(
+    "--from",
+    "origin",
+    metavar="PATH",
+    help="Tell what becomes of the state in a savepoint; status 1 if it does not fit.",
+)
 def plan(
-    target: str, params: tuple[str, ...], parallelism: int, as_json: bool, mermaid: bool
-) -> None:
+    target: str,
+    params: tuple[str, ...],
+    parallelism: int,
+    as_json: bool,
+    mermaid: bool,
+    origin: str | None,
+) -> int:
     """Show graph and tasks of the job in FILE without running it."""
     graph = job_spec(target, params).load().graph()
     laid_out = make_plan(graph, parallelism)
+    if origin is not None:
+        return _tell_fit(graph, origin, as_json=as_json)
+    _tell_plan(graph, laid_out, parallelism, as_json=as_json, mermaid=mermaid)
+    return 0
+
+
+def _tell_fit(graph: JobGraph, origin: str, *, as_json: bool) -> int:
+    """What becomes of stored state, node by node."""
+    manifest = newest_checkpoint(origin)[1]
+    fits = compare(graph, manifest)
+    status = 1 if any(fit.verdict == "impossible" for fit in fits) else 0
+    if as_json:
+        found = [asdict(fit) for fit in fits]
+        print(json.dumps({"job": manifest.job, "epoch": manifest.epoch, "nodes": found}, indent=2))
+        return status
+    print(f"{manifest.kind} {manifest.epoch} of job {manifest.job}")
+    width = max((len(fit.node) for fit in fits), default=0)
+    for fit in fits:
+        print(f"  {fit.verdict:<10}  {fit.node:<{width}}  {fit.what}".rstrip())
+    return status
+
+
+def _tell_plan(
+    graph: JobGraph, laid_out: ExecutionPlan, parallelism: int, *, as_json: bool, mermaid: bool
+) -> None:
     if as_json:
         print(json.dumps({"graph": graph.to_dict(), "plan": laid_out.to_dict()}, indent=2))
         return

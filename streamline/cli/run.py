@@ -54,6 +54,11 @@ CANCELED = 130
     help='From one checkpoint to the next, such as "500ms" or "1m".',
 )
 @click.option("--from", "origin", metavar="PATH", help="Begin from the checkpoints at this path.")
+@click.option(
+    "--allow-dropped-state",
+    is_flag=True,
+    help="State that the job has no place for any more may be given up.",
+)
 @click.option("--fresh", is_flag=True, help="Start over: forget the checkpoints there are.")
 @click.option(
     "--batch-rows",
@@ -85,6 +90,7 @@ def run(
     state_dir: Path | None,
     checkpoint_every: str,
     origin: str | None,
+    allow_dropped_state: bool,
     fresh: bool,
     batch_rows: int,
     table_entries: int,
@@ -108,6 +114,7 @@ def run(
         checkpoint_every_ms=positive_duration_ms(checkpoint_every, "--checkpoint-every"),
         table_entries=table_entries,
         restart_budget=max_restarts,
+        allow_dropped_state=allow_dropped_state,
     )
     request = Request(spec, graph, parallelism, engine, config, origin, fresh)
     # A signal waits until there is something that can be stopped.

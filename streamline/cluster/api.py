@@ -56,6 +56,9 @@ class SubmitRequest(BaseModel):
     parallelism: int = Field(1, ge=1, le=MAX_PARALLELISM)
     checkpoint_every_ms: int = Field(1_000, ge=10, le=86_400_000)
     origin: str = Field("", description="Savepoint or checkpoints to begin from.")
+    allow_dropped_state: bool = Field(
+        False, description="State of it that the job has no place for may be given up."
+    )
 
 
 class StopRequest(BaseModel):

@@ -141,6 +141,7 @@ class Daemon:
                     parallelism=submission.parallelism,
                     checkpoint_every_ms=submission.checkpoint_every_ms,
                     origin=submission.origin,
+                    allow_dropped_state=submission.allow_dropped_state,
                 )
                 job = JobRecord(
                     id=job_id,

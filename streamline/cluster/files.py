@@ -32,7 +32,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
         path: The job's file.
         expose: What the file exposes the job as.
         params: Values of its parameters.
-        parallelism, nodes, checkpoint_every_ms, origin: See ``JobOptions``.
+        parallelism, nodes, checkpoint_every_ms, origin, allow_dropped_state: See ``JobOptions``.
     """
 
     id: str
@@ -45,6 +45,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     nodes: dict[str, int]
     checkpoint_every_ms: int
     origin: str
+    allow_dropped_state: bool
 
 
 class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):

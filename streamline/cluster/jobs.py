@@ -34,14 +34,14 @@ class JobOptions:
         nodes: Parallelism of single nodes that were rescaled.
         checkpoint_every_ms: From one checkpoint to the next.
         origin: Savepoint or checkpoints to begin from; empty for none.
-        requirements: Text of a requirements file; empty for none.
+        allow_dropped_state: State that the job has no place for may be given up.
     """
 
     parallelism: int = 1
     nodes: dict[str, int] = field(default_factory=dict)
     checkpoint_every_ms: int = 1_000
     origin: str = ""
-    requirements: str = ""
+    allow_dropped_state: bool = False
 
 
 @dataclass

@@ -226,6 +226,7 @@ class Keeper:
             nodes=options.nodes,
             checkpoint_every_ms=options.checkpoint_every_ms,
             origin=options.origin,
+            allow_dropped_state=options.allow_dropped_state,
         )
         write_json(self._folder.settings, settings)
         self._folder.address.unlink(missing_ok=True)

@@ -69,7 +69,10 @@ class Master:
                 spec_of(settings),
                 graph,
                 settings.parallelism,
-                RuntimeConfig(checkpoint_every_ms=settings.checkpoint_every_ms),
+                RuntimeConfig(
+                    checkpoint_every_ms=settings.checkpoint_every_ms,
+                    allow_dropped_state=settings.allow_dropped_state,
+                ),
                 str(state.checkpoints),
                 state.live,
                 dict(settings.nodes),

@@ -27,6 +27,7 @@ class Submission:
         parallelism: Its default parallelism.
         checkpoint_every_ms: From one checkpoint to the next.
         origin: Savepoint or checkpoints to begin from.
+        allow_dropped_state: State of it that the job has no place for may be given up.
     """
 
     file: str
@@ -36,6 +37,7 @@ class Submission:
     parallelism: int = 1
     checkpoint_every_ms: int = 1_000
     origin: str = ""
+    allow_dropped_state: bool = False
 
 
 def pack(target: Path) -> tuple[str, str]:

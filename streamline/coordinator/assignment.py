@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from streamline.errors import StateError
 from streamline.ids import NodeId, TaskId
 from streamline.plan import ExecutionPlan, Stage
 from streamline.runtime.control import TaskRestore
@@ -37,13 +36,8 @@ def make_restores(
         partitions: For each source, the partitions there are now; those that the checkpoint
             knows go on at its positions, also when they are not listed here.
         lineage: Names the life of the job.
-
-    Raises:
-        StateError: If the checkpoint holds state of a node that the job no longer has.
     """
     old = [] if manifest is None else manifest.tasks
-    if manifest is not None:
-        _check_fits(plan, manifest)
     restores: dict[TaskId, TaskRestore] = {}
     for stage in plan.stages:
         operators = {
@@ -93,23 +87,3 @@ def _committables(stage: Stage, old: Sequence[TaskSnapshot], task: TaskId) -> di
         str(node): [item for one in share for item in one.sinks.get(node, [])]
         for node in stage.node_ids
     }
-
-
-def _check_fits(plan: ExecutionPlan, manifest: Manifest) -> None:
-    if manifest.max_parallelism != plan.max_parallelism:
-        raise StateError(
-            f"checkpoint {manifest.epoch} of job {manifest.job!r} was taken with max_parallelism="
-            f"{manifest.max_parallelism}, the job now has {plan.max_parallelism}; set it back, or "
-            "start over with --fresh"
-        )
-    nodes = {node for stage in plan.stages for node in stage.node_ids}
-    for task in manifest.tasks:
-        holders = set(task.sources) | {node for node, items in task.sinks.items() if items}
-        holders |= {
-            table["node"] for table in (task.state.metadata["tables"] if task.state else ())
-        }
-        for node in sorted(holders - nodes):
-            raise StateError(
-                f"checkpoint {manifest.epoch} holds state of node {node!r}, which job "
-                f"{plan.job!r} no longer has; name it again with name=, or start over with --fresh"
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from streamline.coordinator.fit import compare
 from streamline.errors import CheckpointError, StateError
 from streamline.graph import JobGraph
 from streamline.ids import NodeId
@@ -20,19 +21,28 @@ class Loaded:
         manifest: The checkpoint to go on from, if there is one.
         partitions: For each source, the partitions there are now.
         problems: What is wrong with newer checkpoints, one sentence each.
+        notes: What the user should know of how it fits, one sentence each.
     """
 
     manifest: Manifest | None
     partitions: dict[NodeId, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
+def load_checkpoint(
+    store: CheckpointStore, graph: JobGraph, *, allow_dropped: bool = False
+) -> Loaded:
     """Find the newest checkpoint that is whole, and remove what interrupted uploads left.
+
+    Args:
+        store: Where they are.
+        graph: The job.
+        allow_dropped: State that the job has no place for may be given up.
 
     Raises:
         CheckpointError: If there are checkpoints, but none can be used.
-        StateError: If it is of another job.
+        StateError: If it is of another job, or does not fit this one.
     """
     manifest, problems = store.latest_usable()
     if manifest is not None and manifest.job != graph.name:
@@ -40,10 +50,39 @@ def load_checkpoint(store: CheckpointStore, graph: JobGraph) -> Loaded:
             f"the checkpoints are of job {manifest.job!r}, not of {graph.name!r}; give another "
             "--state-dir, or start over with --fresh"
         )
+    notes: list[str] = []
     if manifest is not None:
+        notes = check_fit(graph, manifest, allow_dropped=allow_dropped)
         store.discard_newer(manifest.epoch)
     sweep(store)
-    return Loaded(manifest, problems=problems)
+    return Loaded(manifest, problems=problems, notes=notes)
+
+
+def check_fit(graph: JobGraph, manifest: Manifest, *, allow_dropped: bool) -> list[str]:
+    """Refuse a checkpoint that does not fit a job.
+
+    Returns:
+        What the user should know, one sentence each.
+
+    Raises:
+        StateError: Names the node, and what to do.
+    """
+    notes: list[str] = []
+    where = f"checkpoint {manifest.epoch} of job {manifest.job!r}"
+    for fit in compare(graph, manifest):
+        if fit.verdict == "impossible":
+            node = f"node {fit.node!r}: " if fit.node else ""
+            raise StateError(f"{where} does not fit: {node}{fit.what}; or start over with --fresh")
+        if fit.verdict == "dropped":
+            if not allow_dropped:
+                raise StateError(
+                    f"{where} holds {fit.what} of node {fit.node!r}, which the job no longer has; "
+                    "name it again with name=, or give it up with --allow-dropped-state"
+                )
+            notes.append(f"{fit.what} of node {fit.node!r} is given up")
+        if fit.verdict == "new":
+            notes.append(f"node {fit.node!r} is new in this job: {fit.what}")
+    return notes
 
 
 def sweep(store: CheckpointStore) -> None:

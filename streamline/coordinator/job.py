@@ -18,7 +18,7 @@ from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import make_restores, place_tasks
 from streamline.coordinator.checkpoints import Checkpoints, PendingCheckpoint
 from streamline.coordinator.restart import RestartStrategy
-from streamline.errors import InvariantError, StreamlineError
+from streamline.errors import InvariantError
 from streamline.ids import NodeId, TaskId
 from streamline.plan import ExecutionPlan
 from streamline.runtime.control import (
@@ -277,13 +277,9 @@ class JobMachine:
             return []
         self._note(f"loaded {manifest.epoch if manifest else None} for generation {generation}")
         self._loading = False
-        try:
-            self._lineage = manifest.lineage if manifest else self._attempt
-            self._restored_epoch = manifest.epoch if manifest else 0
-            self._restores = make_restores(self.plan, manifest, partitions, lineage=self._lineage)
-        except StreamlineError as error:
-            self._end(JobState.FAILED, str(error))
-            return self._take()
+        self._lineage = manifest.lineage if manifest else self._attempt
+        self._restored_epoch = manifest.epoch if manifest else 0
+        self._restores = make_restores(self.plan, manifest, partitions, lineage=self._lineage)
         self._placement = place_tasks(self.plan, self._workers)
         self._partitions = {
             stage.id: sum(

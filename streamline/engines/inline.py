@@ -471,7 +471,9 @@ class InlineEngine:
 
     def _load(self, generation: int) -> None:
         try:
-            loaded = load_checkpoint(self._store, self._graph)
+            loaded = load_checkpoint(
+                self._store, self._graph, allow_dropped=self._config.allow_dropped_state
+            )
             self._await(discover_partitions(loaded, self._graph))
         except (StreamlineError, OSError) as error:
             now = self._clock.now_ms()
@@ -479,6 +481,8 @@ class InlineEngine:
             return
         for problem in loaded.problems:
             self._say("warning", problem)
+        for note in loaded.notes:
+            self._say("info", note)
         self._do(
             self._machine.on_loaded(
                 generation, loaded.manifest, loaded.partitions, self._clock.now_ms()

@@ -349,6 +349,7 @@ class LocalEngine:
                 rescaling.done.set_exception(StateError(back))
             else:
                 rescaling.done.set_result(None)
+            self._collect()
 
     def _give_up_waiting(self) -> None:
         """The job is over: whoever waits for something of it is told."""
@@ -479,13 +480,20 @@ class LocalEngine:
 
     async def _load(self, generation: int) -> None:
         try:
-            loaded = await asyncio.to_thread(load_checkpoint, self._store, self._settings.graph)
+            loaded = await asyncio.to_thread(
+                load_checkpoint,
+                self._store,
+                self._settings.graph,
+                allow_dropped=self._settings.config.allow_dropped_state,
+            )
             await discover_partitions(loaded, self._settings.graph)
         except (StreamlineError, OSError) as error:
             self._do(self._machine.on_load_failed(generation, str(error), self._now()))
             return
         for problem in loaded.problems:
             self._say("warning", problem)
+        for note in loaded.notes:
+            self._say("info", note)
         for node, partitions in loaded.partitions.items():
             self._known_partitions.setdefault(node, set()).update(partitions)
         self._do(

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from streamline.errors import CheckpointError, LockedError, StateError, UsageError
-from streamline.state.store import DirectoryStore, open_store
+from streamline.state.manifest import Manifest
+from streamline.state.store import CheckpointStore, DirectoryStore, open_store
 
 LAYOUT_VERSION = 1
 
@@ -114,17 +115,11 @@ class StateDir:
                 "another --state-dir"
             )
         path = Path(origin)
-        if "://" not in origin and not path.exists():
-            raise UsageError(f"--from {origin}: there is no such folder")
         if path.resolve() in (self.root.resolve(), self.checkpoints.resolve()):
             raise UsageError(
                 f"--from {origin} is the job's own state folder; leave --from out to go on from it"
             )
-        inner = path / "checkpoints"
-        source = open_store(str(inner) if inner.is_dir() else origin)
-        manifest, _ = source.latest_usable()
-        if manifest is None:
-            raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
+        source, manifest = newest_checkpoint(origin)
         folder = self.live / "from"
         folder.mkdir(parents=True)
         files = {file.digest: file for file in manifest.files()}
@@ -202,3 +197,21 @@ class StateDir:
                 f"the state folder {self.root} belongs to job {job!r}, not to {self._job!r}; give "
                 "another --state-dir"
             )
+
+
+def newest_checkpoint(origin: str) -> tuple[CheckpointStore, Manifest]:
+    """The newest whole checkpoint in a savepoint, a store or a state folder.
+
+    Raises:
+        UsageError: If there is no such folder.
+        CheckpointError: If there is nothing usable in it.
+    """
+    path = Path(origin)
+    if "://" not in origin and not path.exists():
+        raise UsageError(f"--from {origin}: there is no such folder")
+    inner = path / "checkpoints"
+    store = open_store(str(inner) if inner.is_dir() else origin)
+    manifest, _ = store.latest_usable()
+    if manifest is None:
+        raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
+    return store, manifest

@@ -77,7 +77,7 @@ def test_no_command_shows_the_help(cli: Cli) -> None:
     assert done.status == USAGE
     said = (done.stdout + done.stderr).strip()
     assert said.startswith("Usage: streamline"), said
-    assert "run   Run the job in FILE on this machine." in said
+    assert re.search(r"^  run +Run the job in FILE on this machine\.$", said, re.MULTILINE), said
 
 
 def test_a_wrong_command(small: Cli) -> None:

@@ -22,7 +22,7 @@ COUNT = 60_000
 class Running:
     """A job on a LocalEngine in this process, with its own worker processes."""
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, *, every_ms: int = 100) -> None:
         self.folder = folder
         self.said: list[str] = []
         params = {"output": str(folder / "out"), "count": str(COUNT), "rate": "15000"}
@@ -30,8 +30,8 @@ class Running:
         given = LocalSettings(
             spec,
             spec.load().graph(),
-            int(str(settings.pop("parallelism", 1))),
-            sl.RuntimeConfig(checkpoint_every_ms=100),
+            1,
+            sl.RuntimeConfig(checkpoint_every_ms=every_ms),
             str(folder / "checkpoints"),
             folder / "live",
         )
@@ -85,7 +85,7 @@ async def test_up_and_down_with_a_kill_in_between(tmp_path: Path) -> None:
         os.kill(status.workers[1], signal.SIGKILL)
         await job.until(lambda: status.restarts == 1 and status.state == "running")
         await job.engine.rescale(2, {"window": 1})
-        await job.until(lambda: len(status.workers) == 2)
+        assert len(status.workers) == 2
         counts = Counter(task.partition("[")[0] for task in status.placement)
         assert counts["window"] == 1
         await job.task
@@ -146,7 +146,7 @@ async def test_a_savepoint_is_a_whole_checkpoint_somewhere_else(tmp_path: Path) 
 
 
 async def test_whoever_waits_is_told_when_the_job_ends(tmp_path: Path) -> None:
-    async with Running(tmp_path) as job:
+    async with Running(tmp_path, every_ms=60_000) as job:
         saving = asyncio.ensure_future(job.engine.savepoint(str(tmp_path / "saved")))
         rescaling = asyncio.ensure_future(job.engine.rescale(2, {}))
         await asyncio.sleep(0)

@@ -128,26 +128,5 @@ def test_every_task_sees_what_all_old_copies_of_an_operator_had() -> None:
     assert all(restore.restored for restore in restores.values())
 
 
-@pytest.mark.parametrize(
-    ("old", "said"),
-    [
-        (manifest(snapshot("x", sources={"x": {"a": 1}})), "state of node 'x'"),
-        (manifest(snapshot("x", sinks={"x": ["committable"]})), "state of node 'x'"),
-        (manifest(keyed(0, 1, ("x",))), "state of node 'x'"),
-        (manifest(max_parallelism=64), "max_parallelism=64, the job now has 128"),
-    ],
-    ids=["source", "sink", "keyed", "max_parallelism"],
-)
-def test_what_does_not_fit_is_refused_with_the_remedy(old: Manifest, said: str) -> None:
-    with pytest.raises(StateError, match=said) as error:
-        make_restores(WIDE, old, {})
-    assert "--fresh" in str(error.value)
-
-
-def test_a_removed_node_that_left_nothing_is_no_obstacle() -> None:
-    old = manifest(snapshot("x", sinks={"x": []}, operators={"x": 1}))
-    assert make_restores(WIDE, old, {})[TaskId("in", 0)].restored
-
-
 def test_ranges_of_the_plan_are_those_of_the_keys() -> None:
     assert WIDE.key_range(TaskId("sum", 1)) == KeyGroupRange(64, 128)

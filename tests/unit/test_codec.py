@@ -15,6 +15,7 @@ import pytest
 import streamline as sl
 from streamline.codec import decode, decode_list, encode, encode_list
 from streamline.errors import EncodeError, StateError
+from tests.names import shown
 
 
 class Color(enum.Enum):
@@ -132,7 +133,7 @@ def same(one: Any, other: Any) -> bool:
     return repr(one) == repr(other) and one == other
 
 
-@pytest.mark.parametrize("value", VALUES, ids=lambda value: repr(value)[:40])
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_every_type_comes_back_as_it_went(value: Any) -> None:
     assert same(decode(encode(value)), value)
     assert same(decode(encode([value, (value,)])), [value, (value,)])
@@ -184,7 +185,7 @@ class Secret:
         (np.zeros(3), "numpy ndarray.*tolist"),
         ("\ud800", "lone surrogate"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=shown,
 )
 def test_what_cannot_leave_its_process_is_named(value: Any, named: str) -> None:
     for nested in (value, [value], (value,), {"a": value}, Loose(value), {"a": {"b": (value,)}}):

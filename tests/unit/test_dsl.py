@@ -8,6 +8,7 @@ import streamline as sl
 from streamline.dsl.job import as_graph
 from streamline.errors import GraphError, UsageError
 from streamline.graph import Partitioning
+from tests.names import shown
 from tests.unit.small import AnySink, AnySource
 
 
@@ -207,7 +208,7 @@ def test_window_kinds_keep_their_fields_apart() -> None:
     stream.key_by("a").aggregate(window_end=sl.Count())
 
 
-@pytest.mark.parametrize("thing", [None, 5, sl.Job, start()[1]], ids=str)
+@pytest.mark.parametrize("thing", [None, 5, sl.Job, start()[1]], ids=shown)
 def test_what_is_no_job_has_no_graph(thing: Any) -> None:
     with pytest.raises(UsageError, match="expected a streamline Job, not"):
         as_graph(thing)

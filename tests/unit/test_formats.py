@@ -9,6 +9,7 @@ import pytest
 import streamline as sl
 from streamline.errors import DecodeError, EncodeError, UsageError
 from streamline.formats import Csv, Format, Json, MsgPack, Raw, Text
+from tests.names import shown
 
 
 class Level(enum.Enum):
@@ -242,7 +243,7 @@ def test_csv_needs_a_record() -> None:
         (Text(), "\ud800", "not valid Unicode"),
         (Raw(), "a", r"writes bytes, not str \('a'\)"),
     ],
-    ids=lambda value: repr(value)[:30],
+    ids=shown,
 )
 def test_what_cannot_be_written(format: Format[Any], value: Any, said: str) -> None:
     for encode in (format.encode_many, format.encode_lines):

@@ -544,14 +544,6 @@ def test_what_cannot_be_loaded_later_is_tried_again() -> None:
     assert play.machine.state == JobState.RECOVERING
 
 
-def test_a_checkpoint_that_does_not_fit_fails_the_job() -> None:
-    play = Play().to_loading()
-    manifest = Manifest("test", 3, "checkpoint", 0, 0, 64, {}, [])
-    assert play.said(play.machine.on_loaded(1, manifest, {}, 0)) == "stop1 end:failed"
-    assert play.end is not None
-    assert "max_parallelism" in play.end.reason
-
-
 # ---------------------------------------------------------------------- checkpoints fail
 
 

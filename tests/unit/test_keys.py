@@ -25,6 +25,7 @@ from streamline.keys import (
     owner_table,
     stable_hash,
 )
+from tests.names import shown
 
 # State on disk depends on these numbers: a test that fails here is a broken release.
 GOLDEN: list[tuple[Any, int, int]] = [
@@ -132,7 +133,7 @@ def test_encoded_keys_come_back(key: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "key", [[1], {"a": 1}, {1}, object(), 1j, (1, [2]), np.bool_(True)], ids=repr
+    "key", [[1], {"a": 1}, {1}, object(), 1j, (1, [2]), np.bool_(True)], ids=shown
 )
 def test_what_cannot_be_a_key_is_refused_by_its_type(key: Any) -> None:
     kind = type(key[1] if isinstance(key, tuple) else key).__name__
