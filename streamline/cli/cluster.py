@@ -218,7 +218,7 @@ def savepoint(job: str, path: str | None, cluster: str | None, as_json: bool) ->
     """Leave a savepoint of a running job, in DIR or the data folder; prints where."""
     with _client(cluster) as client:
         asked = client.post(f"/v1/jobs/{job}/savepoint", {"path": _place(path)})
-        result = client.wait(asked)
+        result = client.wait(asked, time.sleep)
         print(json.dumps(result) if as_json else result["path"])
 
 
@@ -231,7 +231,9 @@ def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: 
     """Drain a job to a last checkpoint, and end it."""
     del drain
     with _client(cluster) as client:
-        result = client.wait(client.post(f"/v1/jobs/{job}/stop", {"savepoint": _place(path)}))
+        result = client.wait(
+            client.post(f"/v1/jobs/{job}/stop", {"savepoint": _place(path)}), time.sleep
+        )
     if as_json:
         print(json.dumps(result))
     else:
@@ -246,7 +248,7 @@ def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: 
 def cancel(job: str, cluster: str | None, as_json: bool) -> None:
     """End a job at once."""
     with _client(cluster) as client:
-        result = client.wait(client.post(f"/v1/jobs/{job}/cancel"))
+        result = client.wait(client.post(f"/v1/jobs/{job}/cancel"), time.sleep)
     if as_json:
         print(json.dumps(result))
     else:
@@ -272,7 +274,7 @@ def rescale(
         raise UsageError("rescale: give --parallelism N, or --node NAME=N")
     with _client(cluster) as client:
         body = {"parallelism": parallelism, "nodes": given}
-        result = client.wait(client.post(f"/v1/jobs/{job}/rescale", body))
+        result = client.wait(client.post(f"/v1/jobs/{job}/rescale", body), time.sleep)
     if as_json:
         print(json.dumps(result))
     else:

@@ -259,7 +259,7 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
 
     @app.get("/v1/openapi.json", include_in_schema=False)
     async def openapi() -> Json:
-        return app.openapi()
+        return _document(app)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
@@ -268,6 +268,18 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
         return Response(as_text(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return app
+
+
+def _document(app: FastAPI) -> Json:
+    """The OpenAPI document; errors have a media type of their own, which FastAPI cannot say."""
+    document = app.openapi()
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for code, answer in operation["responses"].items():
+                if code >= "400":
+                    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+                    answer["content"] = {"application/problem+json": schema}
+    return document
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -287,6 +299,10 @@ def _add_errors(app: FastAPI) -> None:
 
     for kind, status in statuses.items():
         app.add_exception_handler(kind, of(status))
+
+    @app.exception_handler(Exception)
+    async def unexpected(_: Request, error: Exception) -> Response:
+        return _problem(500, f"the cluster failed by {error!r}")
 
     @app.exception_handler(StarletteError)
     async def http(_: Request, error: StarletteError) -> Response:
@@ -352,7 +368,7 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
             return {"text": "", "next": 0}
         with path.open("rb") as file:
             size = file.seek(0, 2)
-            file.seek(max(0, size + offset) if offset < 0 else offset)
+            file.seek(max(0, size + offset) if offset < 0 else min(offset, size))
             data = file.read(_LOG_BYTES)
             return {"text": data.decode(errors="replace"), "next": file.tell()}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -81,15 +80,18 @@ class Client:
         headers = {"Idempotency-Key": key} if key else {}
         return self._call("POST", path, json=body, headers=headers)
 
-    def wait(self, operation: dict[str, Any], tick: Callable[[], None] = lambda: None) -> Any:
+    def wait(self, operation: dict[str, Any], pause: Callable[[float], None]) -> Any:
         """Wait until what was asked is done; what came of it.
+
+        Args:
+            operation: What was asked.
+            pause: Waits so many seconds.
 
         Raises:
             JobFailedError: If it could not be done.
         """
         while operation["state"] == "pending":
-            time.sleep(_LOOK_EVERY_S)
-            tick()
+            pause(_LOOK_EVERY_S)
             operation = self.get(f"/v1/operations/{operation['id']}")
         if operation["state"] == "failed":
             raise JobFailedError(f"{operation['verb']} {operation['job']}: {operation['error']}")

@@ -11,9 +11,9 @@ import asyncio
 import contextlib
 import os
 import sys
-import time
 import traceback
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +189,8 @@ def _saved(target: str) -> dict[str, Any] | None:
 
 def say(level: str, text: str) -> None:
     """A line of the job's log."""
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime())
-    print(f"{at}Z {level}: {text}", file=sys.stderr, flush=True)
+    at = datetime.fromtimestamp(SystemClock().now_ms() / 1000, UTC)
+    print(f"{at:%Y-%m-%d %H:%M:%S}Z {level}: {text}", file=sys.stderr, flush=True)
 
 
 def spec_of(settings: MasterSettings) -> JobSpec:

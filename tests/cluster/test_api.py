@@ -1,0 +1,162 @@
+"""The API: who may come in, what it says of itself, and that nothing makes it fall over."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from streamline.cluster.submission import MOST_BYTES
+from tests.cluster.running import JOBS, Cluster
+
+SECONDS = 120
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.job = cluster.ok(
+            *("submit", JOBS / "paced.py", "--parallelism", "2"),
+            *("-p", f"output={cluster.folder / 'out'}", "-p", "count=100000000"),
+        )
+        cluster.until(cluster.job, lambda found: found["last_checkpoint"] is not None)
+        yield cluster
+
+
+@pytest.fixture
+def http(cluster):
+    token = (cluster.data / "token").read_text().strip()
+    with httpx.Client(
+        base_url=cluster.url, headers={"Authorization": f"Bearer {token}"}, timeout=30
+    ) as client:
+        yield client
+
+
+def problem(answer, status):
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    found = answer.json()
+    assert found["status"] == status
+    assert found["type"] == "about:blank"
+    return found["detail"]
+
+
+def test_what_is_told_of_a_job(cluster, http):
+    found = http.get(f"/v1/jobs/{cluster.job}").json()
+    assert found["state"] == "running"
+    assert (found["name"], found["parallelism"], found["restarts"]) == ("paced", 2, 0)
+    assert {(task["node"], task["index"]) for task in found["tasks"]} == {
+        ("numbers", 0), ("numbers", 1), ("window", 0), ("window", 1),
+    }  # fmt: skip
+    for task in found["tasks"]:
+        assert task["state"] == "running"
+        assert 0.9 <= task["busy"] + task["idle"] + task["backpressured"] <= 1.1
+        assert task["records_in"] > 0
+    assert len(found["workers"]) == 2
+    assert found["last_checkpoint"]["epoch"] >= 1
+    assert http.get(f"/v1/jobs/{cluster.job}/tasks").json()[0].keys() == found["tasks"][0].keys()
+    graph = http.get("/v1/jobs/paced/graph").json()
+    assert [node["id"] for node in graph["graph"]["nodes"]][0] == "numbers"
+    assert http.get("/v1/jobs/paced/exceptions").json() == {
+        "last_error": "", "trace": "", "restarts": 0,
+    }  # fmt: skip
+
+
+def test_metrics(cluster, http):
+    text = http.get("/metrics").text
+    assert f'streamline_job_state{{job="{cluster.job}",state="running"}} 1.0' in text
+    labels = f'job="{cluster.job}",node="window"'
+    for name in ("records_in_total", "busy", "idle", "backpressured", "watermark_seconds"):
+        lines = [line for line in text.splitlines() if line.startswith(f"streamline_task_{name}")]
+        assert any(labels.split(",")[0] in line for line in lines), name
+    assert f'streamline_checkpoint_duration_seconds{{job="{cluster.job}"}}' in text
+
+
+def test_who_may_come_in(cluster):
+    bare = httpx.Client(base_url=cluster.url)
+    with bare:
+        assert "a token is needed" in problem(bare.get("/v1/jobs"), 401)
+        assert problem(bare.get("/v1/openapi.json"), 401)
+        assert problem(bare.get("/metrics"), 401)
+
+
+def test_a_body_that_is_too_large(http):
+    data = b"x" * (MOST_BYTES + (1 << 17))
+    assert "at most" in problem(http.post("/v1/jobs", content=data), 413)
+    pieces = (data[:1000] for _ in range(len(data) // 1000))
+    assert "at most" in problem(http.post("/v1/jobs", content=pieces), 413)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ({"file": "a.py", "archive": "no zip"}, "the archive cannot be unpacked"),
+        ({"file": "../a.py", "archive": "UEsFBgAAAAAAAAAAAAAAAAAAAAAAAA=="}, "has no file"),
+        ({"file": "a.py", "archive": "", "parallelism": 0}, "parallelism"),
+        ({"file": "a.py", "archive": "", "unknown": 1}, "unknown"),
+    ],
+)
+def test_submissions_that_are_none(http, body, why):
+    answer = http.post("/v1/jobs", json=body)
+    assert why in problem(answer, 422 if answer.status_code == 422 else 400)
+
+
+def test_verbs_that_make_no_sense(cluster, http):
+    assert "there is no job" in problem(http.post("/v1/jobs/nobody/cancel"), 404)
+    assert "there is no operation" in problem(http.get("/v1/operations/op-0"), 404)
+    answer = http.post(f"/v1/jobs/{cluster.job}/rescale", json={})
+    assert "give parallelism, or nodes" in problem(answer, 400)
+    assert problem(http.get("/nowhere"), 404)
+    assert problem(http.put("/v1/jobs"), 405)
+    asked = http.post(f"/v1/jobs/{cluster.job}/rescale", json={"nodes": {"nobody": 2}})
+    assert asked.status_code == 202
+    operation = asked.json()
+    while operation["state"] == "pending":
+        operation = http.get(f"/v1/operations/{operation['id']}").json()
+    assert "has no node 'nobody' to be rescaled" in operation["error"]
+
+
+def test_strangers_at_the_socket_of_a_job(cluster, http):
+    """What is no order is refused, and the job goes on."""
+    import socket
+
+    address = json.loads((cluster.data / "jobs" / cluster.job / "master.json").read_text())
+    for said in (b"", b"\0" * 40, b"\xff" * 40, b'\x10\0\0\0{"token": "no"}', b"GET / HTTP/1.1"):
+        with socket.create_connection(("127.0.0.1", address["port"]), timeout=10) as stranger:
+            stranger.sendall(said)
+            stranger.shutdown(socket.SHUT_WR)
+            assert stranger.recv(100) == b""
+    assert http.get(f"/v1/jobs/{cluster.job}").json()["state"] == "running"
+
+
+def test_fuzzed_from_its_own_document(tmp_path):
+    """On a cluster of its own: it finds the job, and does all to it that can be done."""
+    with Cluster(tmp_path) as cluster:
+        output = ("-p", f"output={tmp_path / 'out'}", "-p", "count=100000000")
+        cluster.ok("submit", JOBS / "paced.py", *output)
+        token = (cluster.data / "token").read_text().strip()
+        checks = "not_a_server_error,status_code_conformance,content_type_conformance"
+        command = [
+            str(Path(sys.executable).with_name("st")),
+            *("run", f"{cluster.url}/v1/openapi.json", "-H", f"Authorization: Bearer {token}"),
+            *("--max-examples", "15", "--seed", "1", "--phases", "examples,coverage,fuzzing"),
+            *("--checks", f"{checks},response_schema_conformance", "--no-color"),
+        ]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path, check=False
+        )
+        assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
+        assert cluster.ok("list", "--all")
+
+
+def test_too_many_wrong_tokens(tmp_path):
+    """The caller has to wait; a right token does not help until then."""
+    with Cluster(tmp_path) as cluster, httpx.Client(base_url=cluster.url) as guessing:
+        wrong = {"Authorization": "Bearer wrong"}
+        for _ in range(10):
+            assert "this token is wrong" in problem(guessing.get("/v1/jobs", headers=wrong), 401)
+        answer = guessing.get("/v1/jobs", headers=wrong)
+        assert "too many wrong tokens" in problem(answer, 429)
+        assert 0 < int(answer.headers["Retry-After"]) <= 61
