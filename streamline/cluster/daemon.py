@@ -81,6 +81,9 @@ class Daemon:
     def start(self) -> None:
         """Take over all jobs that have not ended, and what was asked of them."""
         self._journal.replace(self.jobs.entries())
+        for folder in (self.folder / "jobs").iterdir():
+            if folder.name not in self.jobs.jobs:  # of a submission that was being looked at
+                shutil.rmtree(folder, ignore_errors=True)
         for job in self.jobs.jobs.values():
             if job.state is None:
                 self._keep(job)

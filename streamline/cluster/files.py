@@ -98,6 +98,11 @@ class JobFolder:
         return self.root / "master.json"
 
     @property
+    def lock(self) -> Path:
+        """Held by the process that runs it."""
+        return self.root / "master.lock"
+
+    @property
     def end(self) -> Path:
         """How the job ended."""
         return self.root / "ended.json"

@@ -22,15 +22,18 @@ from streamline.cluster.files import (
     JobFolder,
     MasterEnd,
     MasterSettings,
+    lock,
     read_address,
     read_end,
     write_json,
 )
 from streamline.cluster.jobs import JobRecord, Operation
+from streamline.errors import LockedError
 
 _LOOK_EVERY_S = 0.05
 _STATUS_EVERY_S = 0.25
 _UP_WITHIN_S = 60.0
+_ANSWER_WITHIN_S = 5.0
 _CANCEL_WITHIN_S = 5.0
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
@@ -178,9 +181,12 @@ class Keeper:
             if end is not None:
                 self._finish(end)
                 return
-            if await self._connect() or await self._start():
+            if await self._connect() or (not self._is_run() and await self._start()):
                 pause_s = _PAUSE_S
                 await self._watch()
+                continue
+            if self._is_run():
+                await asyncio.sleep(_LOOK_EVERY_S)  # it is busy, or has not come that far yet
                 continue
             if read_end(self._folder.end) is None:
                 if not self._may_try_again():
@@ -197,6 +203,14 @@ class Keeper:
         self._client = None
         self._on_end(end)
 
+    def _is_run(self) -> bool:
+        """Whether a process runs it, be it reached or not."""
+        try:
+            lock(self._folder.lock, "the job").close()
+        except LockedError:
+            return True
+        return False
+
     async def _connect(self) -> bool:
         """Find the process that runs it, if there is one."""
         address = read_address(self._folder.address)
@@ -204,11 +218,16 @@ class Keeper:
             return False
         try:
             client = await ControlClient.connect(address.port, self._token)
-            async with asyncio.timeout(2.0):
-                self.status = await client.call("status")
-        except (OSError, TimeoutError, MasterGoneError, OrderFailedError):
+        except OSError:
             return False
-        self._client = client
+        status: dict[str, Any] = {}
+        with suppress(TimeoutError, MasterGoneError, OrderFailedError):
+            async with asyncio.timeout(_ANSWER_WITHIN_S):
+                status = await client.call("status")
+        if status.get("job") != self._job.id:  # somebody else was given its port since
+            await client.close()
+            return False
+        self.status, self._client = status, client
         self._connected.set()
         return True
 
@@ -229,7 +248,6 @@ class Keeper:
             allow_dropped_state=options.allow_dropped_state,
         )
         write_json(self._folder.settings, settings)
-        self._folder.address.unlink(missing_ok=True)
         if self.status:
             self.restarts += 1
         package = str(Path(__file__).resolve().parents[2])

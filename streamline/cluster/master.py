@@ -110,7 +110,7 @@ class Master:
         say(level, text)
 
     def _describe(self) -> dict[str, Any]:
-        return describe(
+        return {"job": self._settings.id} | describe(
             self._engine.status,
             now_ms=self._clock.now_ms(),
             began_ms=self._began_ms,
@@ -216,7 +216,7 @@ def main() -> None:
     """Entry point of the process."""
     folder = JobFolder(Path(sys.argv[1]))
     try:
-        held = lock(folder.root / "master.lock", f"the job in {folder.root}")
+        held = lock(folder.lock, f"the job in {folder.root}")
     except LockedError:
         return  # it is being run already
     with held, contextlib.suppress(KeyboardInterrupt):

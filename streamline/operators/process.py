@@ -103,7 +103,8 @@ class ProcessSpec(OperatorSpec):
         return Process(self.function)
 
     def state_names(self) -> tuple[str, ...]:
-        return (*states_of(self.function), "event-timers", "processing-timers")
+        own = [f"state:{name}" for name in states_of(self.function)]
+        return (*own, "event-timers", "processing-timers")
 
 
 def states_of(function: ProcessFunction[Any, Any, Any]) -> dict[str, StateView]:

@@ -1,5 +1,6 @@
 """Whether a checkpoint fits a job: node by node, and what is told of it."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,11 +8,13 @@ import pytest
 import streamline as sl
 from streamline.coordinator.durable import check_fit
 from streamline.coordinator.fit import Fit, compare
+from streamline.engines.statedir import newest_checkpoint
 from streamline.errors import StateError
 from streamline.graph import JobGraph
 from streamline.keys import KeyGroupRange
 from streamline.state.manifest import Manifest, StateHandle, TaskSnapshot
-from streamline.testing import CollectingSink, ScriptedSource
+from streamline.testing import CollectingSink, ScriptedSource, run_job
+from tests.processes.runner import write_orders
 
 ALL = KeyGroupRange(0, 128)
 KINDS = {"in": "source", "sum": "aggregate", "out": "sink"}
@@ -115,3 +118,17 @@ def test_what_cannot_be(old: Manifest, said: str) -> None:
     assert any(fit.verdict == "impossible" for fit in compare(job(), old))
     with pytest.raises(StateError, match=f"does not fit: {said}; or start over with --fresh"):
         check_fit(job(), old, allow_dropped=True)
+
+
+def test_states_are_called_in_the_plan_what_they_are_called_in_a_checkpoint(tmp_path: Path) -> None:
+    """For every operator with keyed state: what it stored is kept by itself."""
+    from tests.processes import jobs
+
+    write_orders(tmp_path / "in.jsonl", 2_000)
+    for kind in ("tumbling", "sliding", "sessions", "timers", "applied", "counts", "reduced"):
+        made = getattr(jobs, kind)(str(tmp_path / "in.jsonl"), str(tmp_path / kind))
+        folder = tmp_path / f"{kind}-state"
+        run_job(made, folder=folder)
+        _, found = newest_checkpoint(str(folder))
+        verdicts = {fit.verdict for fit in compare(made.graph(), found)}
+        assert verdicts == {"kept"}, kind
