@@ -16,8 +16,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as inside
-from aiokafka.errors import CorruptRecordException
+from aiokafka.errors import CorruptRecordException, KafkaError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
+
+from streamline.connectors.kafka.client import check_alive
 
 _LOOK_EVERY_S = 0.2
 _USED = {
@@ -124,8 +126,15 @@ class Fetched:
 
     def failure(self) -> BaseException | None:
         """What ended the fetcher itself, if anything has."""
+        found: BaseException | None = None
+        try:
+            check_alive(self._consumer._client)
+        except KafkaError as error:
+            found = error
         task = self._fetcher.error_future
-        return task.exception() if task.done() and not task.cancelled() else None
+        if task.done() and not task.cancelled():
+            found = task.exception() or found
+        return found
 
     async def close(self) -> None:
         """Before the consumer is stopped."""

@@ -15,7 +15,7 @@ from streamline.connectors.outage import Patience, log
 from streamline.errors import ConnectorError, UsageError
 
 T = TypeVar("T")
-__all__ = ["AWAY", "NO_SECURITY", "KafkaSecurity", "explain", "log", "retry"]
+__all__ = ["AWAY", "NO_SECURITY", "KafkaSecurity", "check_alive", "explain", "log", "retry"]
 
 
 class _Refusals(logging.Handler):
@@ -162,6 +162,20 @@ def explain(error: BaseException, servers: str) -> str:
     if isinstance(error, AWAY):
         return f"Kafka at {servers} cannot be reached: {text}"
     return f"Kafka at {servers} failed by {type(error).__name__}: {text}"
+
+
+def check_alive(client: Any) -> None:
+    """See to it that aiokafka's client still looks after the brokers.
+
+    When a connection breaks at a bad moment the task that does so dies without a word, and what
+    waits for it waits for ever.
+
+    Raises:
+        KafkaError: If it does not; a new client is needed.
+    """
+    task = client._sync_task
+    if task is not None and task.done():
+        raise errors.KafkaError("the client has lost its way to the brokers; it is begun anew")
 
 
 def _named(error: BaseException) -> str:

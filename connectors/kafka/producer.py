@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, errors
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streamline.connectors.kafka.client import KafkaSecurity
+from streamline.connectors.kafka.client import KafkaSecurity, check_alive
 
 _CLOSE_WITHIN_S = 2.0
+_LOOK_EVERY_S = 1.0
+_SILENT_LOOKS = 20
 
 
 class Producer:
@@ -127,9 +129,17 @@ class Producer:
             sent = await self._producer.send_batch(builder, self.topic, partition=partition)
             self._flying[sent] = partition, size, count
             self._flying_bytes += size
+        silent = 0
         while self._flying and (self._flying_bytes > leave_bytes or leave_bytes == 0):
-            await asyncio.wait(self._flying, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(
+                self._flying, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED
+            )
             self._land()
+            check_alive(self._producer.client)
+            silent = 0 if done else silent + 1
+            if silent >= _SILENT_LOOKS:
+                # aiokafka may wait for ever for brokers that have come back long ago.
+                raise errors.KafkaTimeoutError("nothing that was sent has been confirmed")
         self._land()
 
     def _land(self) -> None:

@@ -22,7 +22,7 @@ from aiokafka.protocol.transaction import EndTxnRequest, InitProducerIdRequest
 from aiokafka.util import get_running_loop
 
 from streamline.connectors.kafka.batches import Marker, markers
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain
+from streamline.connectors.kafka.client import AWAY, KafkaSecurity, check_alive, explain
 from streamline.connectors.kafka.requests import DescribeTransactions, ListTransactions
 from streamline.errors import ConnectorError
 
@@ -243,6 +243,7 @@ class Transactions:
             except AWAY:
                 assert self._client is not None
                 await asyncio.sleep(pause)
+                check_alive(self._client)
                 await self._client.force_metadata_update()
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 

@@ -329,3 +329,19 @@ def test_no_broker_to_settle_at():
     assert done.returncode == 1
     assert "Kafka at 127.0.0.1:1 cannot be reached" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+async def test_a_client_that_has_died_is_told_and_not_waited_for(place):
+    """As aiokafka's does when a connection breaks at a bad moment."""
+    writer = await place.writer()
+    writer.write(RowBatch([b"1"]))
+    client = writer._current._producer.client
+    client._sync_task.cancel()
+    await asyncio.wait([client._sync_task])
+    held = asyncio.get_running_loop().create_future()
+    writer._current._flying[held] = (0, 1, 1)
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectorError, match="has lost its way to the brokers"):
+            await writer.prepare(1)
+    held.cancel()
+    await place.close()
