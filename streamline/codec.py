@@ -10,6 +10,7 @@ import dataclasses
 import datetime
 import decimal
 import enum
+import inspect
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
@@ -27,17 +28,35 @@ _TUPLE, _SET, _FROZENSET, _OBJECT, _BIGINT, _DATETIME, _DATE, _DECIMAL, _UUID, _
 )
 
 
+_noted: set[type] = set()
+
+
+def note_types(into: set[type]) -> set[type]:
+    """Have the types of records that are encoded from now on noted in a set.
+
+    Returns:
+        The set in which they were noted so far.
+    """
+    global _noted
+    before, _noted = _noted, into
+    return before
+
+
 def _default(value: Any) -> msgpack.ExtType:
     if isinstance(value, enum.Enum):
+        _noted.add(type(value))
         return msgpack.ExtType(_ENUM, encode([type_name(type(value)), value.value]))
     if isinstance(value, tuple):
         if type(value) is not tuple and hasattr(value, "_asdict"):
+            _noted.add(type(value))
             return msgpack.ExtType(_OBJECT, encode([type_name(type(value)), value._asdict()]))
         return msgpack.ExtType(_TUPLE, encode(list(value)))
     if isinstance(value, msgspec.Struct):
+        _noted.add(type(value))
         fields = {name: getattr(value, name) for name in value.__struct_fields__}
         return msgpack.ExtType(_OBJECT, encode([type_name(type(value)), fields]))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        _noted.add(type(value))
         names = [field.name for field in dataclasses.fields(value)]
         fields = {name: getattr(value, name) for name in names}
         return msgpack.ExtType(_OBJECT, encode([type_name(type(value)), fields]))
@@ -76,7 +95,13 @@ _WRITERS: list[tuple[Any, int, Callable[[Any], bytes]]] = [
 
 def _rebuild(data: bytes) -> Any:
     name, fields = decode(data)
-    return find_type(name)(**fields)
+    cls = find_type(name)
+    try:
+        return cls(**fields)
+    except TypeError:
+        # It was written by an earlier version of the class, with fields that are given up.
+        known = inspect.signature(cls).parameters
+        return cls(**{name: value for name, value in fields.items() if name in known})
 
 
 def _rebuild_enum(data: bytes) -> Any:

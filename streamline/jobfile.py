@@ -8,7 +8,6 @@ that is running.
 from __future__ import annotations
 
 import linecache
-import re
 import sys
 import traceback
 import types
@@ -24,6 +23,7 @@ import cloudpickle
 from streamline.dsl.job import Job
 from streamline.errors import StreamlineError, UsageError
 from streamline.operators.user_code import is_ours
+from streamline.record import job_module
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
@@ -132,7 +132,7 @@ class JobSpec:
     def _module(self) -> types.ModuleType:
         """Run the text as a module of its own; the folder of the file is importable."""
         path = Path(self.path)
-        name = "streamline_job_" + re.sub(r"\W", "_", path.stem)
+        name = job_module(path.stem)
         folder = str(path.parent)
         if folder not in sys.path:
             sys.path.insert(0, folder)

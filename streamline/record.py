@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import re
 import sys
 from functools import lru_cache
 from typing import Any
@@ -17,6 +18,18 @@ import msgspec
 from streamline.errors import StateError
 
 _types: dict[str, type] = {}
+_JOB_MODULE = "streamline_job_"
+_RESULTS = "streamline.results"
+
+
+def job_module(stem: str) -> str:
+    """Name of the module that a job file of that name becomes."""
+    return _JOB_MODULE + re.sub(r"\W", "_", stem)
+
+
+def is_job_module(name: str) -> bool:
+    """Whether a module is a job file."""
+    return name.startswith(_JOB_MODULE)
 
 
 def type_name(cls: type) -> str:
@@ -71,8 +84,13 @@ class KeyedResult(Record):
         )
 
 
+_BASES: dict[str, type[Record]] = {cls.__name__: cls for cls in (WindowResult, KeyedResult)}
+
+
 def find_type(name: str) -> type:
     """The class behind a name made by :func:`type_name`.
+
+    A job file may have been given another name since: its types are found by theirs.
 
     Raises:
         StateError: If no such class is known in this process.
@@ -81,11 +99,18 @@ def find_type(name: str) -> type:
     if found is not None:
         return found
     module, _, path = name.partition(":")
-    target: Any = sys.modules.get(module)
-    for part in path.split("."):
-        target = getattr(target, part, None)
-    if isinstance(target, type) and _is_data(target):
-        return target
+    if module == _RESULTS:
+        base, _, fields = path.removesuffix("]").partition("[")
+        return result_type(_BASES[base], tuple(fields.split(",")) if fields else ())
+    modules = [module]
+    if is_job_module(module) and module not in sys.modules:
+        modules += [other for other in sys.modules if is_job_module(other)]
+    for candidate in modules:
+        target: Any = sys.modules.get(candidate)
+        for part in path.split("."):
+            target = getattr(target, part, None)
+        if isinstance(target, type) and _is_data(target):
+            return target
     raise StateError(
         f"the type {path!r} of module {module!r} is not known here; define it at the top level of "
         "the job file, under the name it had when the value was written"
@@ -108,7 +133,7 @@ def result_type(base: type[Record], fields: tuple[str, ...]) -> type[Record]:
         f"{base.__name__}[{','.join(fields)}]",
         [(field, Any) for field in fields],
         bases=(base,),
-        module="streamline.results",
+        module=_RESULTS,
     )
     _types[type_name(made)] = made
     return made

@@ -80,6 +80,8 @@ def check_fit(graph: JobGraph, manifest: Manifest, *, allow_dropped: bool) -> li
                     "name it again with name=, or give it up with --allow-dropped-state"
                 )
             notes.append(f"{fit.what} of node {fit.node!r} is given up")
+        if fit.verdict == "migrated":
+            notes.append(f"state of node {fit.node!r} is migrated: {fit.what}")
         if fit.verdict == "new":
             notes.append(f"node {fit.node!r} is new in this job: {fit.what}")
     return notes

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
 
 from streamline.graph import JobGraph, Node
 from streamline.io import Sink, Source
 from streamline.state.manifest import Manifest
+from streamline.state.schema import Change, changes_of_layout, changes_of_types
 
-Verdict: TypeAlias = Literal["kept", "new", "dropped", "impossible"]
+Verdict: TypeAlias = Literal["kept", "migrated", "new", "dropped", "impossible"]
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class Fit:
 
     Attributes:
         node: Its name; empty for the job as a whole.
-        verdict: ``kept``; ``new``, it starts empty; ``dropped``, the job has no place for it;
-            ``impossible``, the job cannot be begun from this checkpoint at all.
-        what: The state, or why.
+        verdict: ``kept``; ``migrated``, it is kept and rewritten; ``new``, it starts empty;
+            ``dropped``, the job has no place for it; ``impossible``, the job cannot be begun from
+            this checkpoint at all.
+        what: The state, or how, or why.
     """
 
     node: str
@@ -37,6 +39,7 @@ class _Held:
     prepared: int = 0
     operator: bool = False
     keyed: frozenset[str] = frozenset()
+    tables: list[dict[str, Any]] = field(default_factory=list)
 
     def describe(self, keyed: frozenset[str]) -> str:
         parts = []
@@ -79,7 +82,8 @@ def compare(graph: JobGraph, manifest: Manifest) -> list[Fit]:
 
 def _fits_of(node: Node, held: _Held | None, *, known: bool) -> list[Fit]:
     body = node.body
-    wanted = frozenset() if isinstance(body, Source | Sink) else frozenset(body.state_names())
+    layouts = {} if isinstance(body, Source | Sink) else body.layouts()
+    wanted = frozenset(layouts)
     if held is None:
         stateful = bool(wanted) or isinstance(body, Source)
         if not stateful or known:
@@ -93,10 +97,23 @@ def _fits_of(node: Node, held: _Held | None, *, known: bool) -> list[Fit]:
         fits.append(Fit(node.id, "kept", kept))
     if gone:
         fits.append(Fit(node.id, "dropped", f"keyed state {', '.join(sorted(gone))}"))
+    fits += _changes(node.id, held, layouts)
     added = wanted - held.keyed
     if added and gone:
         fits.append(Fit(node.id, "new", f"keyed state {', '.join(sorted(added))}"))
     return fits
+
+
+def _changes(node: str, held: _Held, layouts: dict[str, dict[str, Any]]) -> list[Fit]:
+    """What has become of the shapes of what is kept, each thing once."""
+    changes: dict[Change, None] = {}
+    for table in held.tables:
+        if table["state"] in layouts:
+            found = changes_of_layout(table.get("layout", {}), layouts[table["state"]])
+            found += changes_of_types(table.get("types", {}))
+            where = table["state"].removeprefix("state:")
+            changes.update(((verdict, f"{where}: {what}"), None) for verdict, what in found)
+    return [Fit(node, verdict, what) for verdict, what in changes]
 
 
 def _held(manifest: Manifest) -> dict[str, _Held]:
@@ -110,6 +127,7 @@ def _held(manifest: Manifest) -> dict[str, _Held]:
         for table in task.state.metadata["tables"] if task.state else ():
             one = held[table["node"]]
             one.keyed |= {table["state"]}
+            one.tables.append(table)
         # State of operators that is not keyed, such as watermarks, is no loss by itself.
         for node in task.operators.keys() & held.keys():
             held[node].operator = True

@@ -17,6 +17,7 @@ from streamline.expr import Expr
 from streamline.operators.user_code import user_error
 from streamline.record import Record
 from streamline.state.backend import Entry, Table
+from streamline.state.schema import Layout
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -294,6 +295,12 @@ class Reduction(Aggregation[Any, Any, Any]):
 
 
 Named: TypeAlias = tuple[tuple[str, Aggregation[Any, Any, Any]], ...]
+
+
+def slots_layout(aggregations: Named) -> Layout:
+    """How an entry of some aggregations is laid out."""
+    slots = [[name, type(one).__name__, one.slots] for name, one in aggregations]
+    return {"kind": "aggregate", "slots": slots}
 
 
 class AggregateInputs(Record):

@@ -19,6 +19,7 @@ from streamline.io import Counters
 from streamline.keys import KeyGroupRange
 from streamline.messages import Watermark
 from streamline.state.backend import StateBackend
+from streamline.state.schema import Convert, Layout
 
 MAIN = "main"
 LATE = "late"
@@ -135,9 +136,18 @@ class OperatorSpec(ABC):
         """What to call it in a plan: ``map``, ``filter``, ``window`` ..."""
         return type(self).__name__.removesuffix("Spec").lower()
 
-    def state_names(self) -> tuple[str, ...]:
-        """Names of the keyed states it holds."""
-        return ()
+    def layouts(self) -> dict[str, Layout]:
+        """The keyed states it holds, by name, with how their entries are laid out."""
+        return {}
+
+    def converter(self, state: str, was: Layout) -> Convert | None:
+        """What turns stored entries of a state into the layout of now; None if they stay.
+
+        Args:
+            state: Its name.
+            was: Its layout when it was stored.
+        """
+        return None
 
     def projection(self, node: str) -> Callable[[Batch], Batch] | None:
         """What reduces a batch, before a shuffle, to what the operator looks at; None: nothing.

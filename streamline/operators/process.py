@@ -12,8 +12,9 @@ import numpy as np
 from streamline.batch import Batch, RowBatch
 from streamline.messages import MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
-from streamline.operators.timers import Timers
+from streamline.operators.timers import TIMERS, Timers
 from streamline.operators.user_code import user_error
+from streamline.state.schema import Layout
 from streamline.state.views import Scope, StateView
 
 K = TypeVar("K", bound=Hashable)
@@ -102,9 +103,9 @@ class ProcessSpec(OperatorSpec):
     def build(self) -> Operator:
         return Process(self.function)
 
-    def state_names(self) -> tuple[str, ...]:
-        own = [f"state:{name}" for name in states_of(self.function)]
-        return (*own, "event-timers", "processing-timers")
+    def layouts(self) -> dict[str, Layout]:
+        own = {f"state:{n}": view.layout() for n, view in states_of(self.function).items()}
+        return {**own, "event-timers": TIMERS, "processing-timers": TIMERS}
 
 
 def states_of(function: ProcessFunction[Any, Any, Any]) -> dict[str, StateView]:

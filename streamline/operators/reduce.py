@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from streamline.batch import Batch, RowBatch
-from streamline.operators.aggregations import AggregateProgram, Named, Reduction
+from streamline.operators.aggregations import (
+    AggregateProgram,
+    Named,
+    Reduction,
+    slots_layout,
+)
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.projection import Project, projection_of
 from streamline.record import KeyedResult, result_type
+from streamline.state.schema import Convert, Layout, converter
 
 
 @dataclass(frozen=True)
@@ -27,8 +33,12 @@ class KeyedAggregateSpec(OperatorSpec):
     def build(self) -> Operator:
         return KeyedAggregate(self.aggregations)
 
-    def state_names(self) -> tuple[str, ...]:
-        return ("aggregate",)
+    def layouts(self) -> dict[str, Layout]:
+        return {"aggregate": slots_layout(self.aggregations)}
+
+    def converter(self, state: str, was: Layout) -> Convert | None:
+        program = AggregateProgram("", self.aggregations)
+        return converter(was, self.layouts()[state], program.new)
 
     def projection(self, node: str) -> Project | None:
         return projection_of(node, self.aggregations)
@@ -48,8 +58,8 @@ class ReduceSpec(OperatorSpec):
     def build(self) -> Operator:
         return KeyedAggregate((("reduce", Reduction(self.function)),), reduce=True)
 
-    def state_names(self) -> tuple[str, ...]:
-        return ("aggregate",)
+    def layouts(self) -> dict[str, Layout]:
+        return {"aggregate": slots_layout((("reduce", Reduction(self.function)),))}
 
 
 class KeyedAggregate(Operator):

@@ -11,8 +11,11 @@ from itertools import count
 
 from streamline.messages import MAX_TIMESTAMP
 from streamline.state.backend import Entry, Table
+from streamline.state.schema import Layout
 
 _BUCKET_BITS = 10
+TIMERS: Layout = {"kind": "timers"}
+"""How their table is laid out."""
 
 
 def _no_timers() -> Entry:

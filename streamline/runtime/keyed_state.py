@@ -8,18 +8,20 @@ the snapshot reported.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from streamline.config import RuntimeConfig
+from streamline.graph import Node
 from streamline.ids import TaskId
 from streamline.keys import KeyGroupRange
+from streamline.operators.base import OperatorSpec
 from streamline.state.backend import StateBackend
 from streamline.state.kv import KeyValueStore
 from streamline.state.manifest import StateFile, StateHandle, TaskSnapshot
-from streamline.state.restore import restore_state
+from streamline.state.restore import WantedStates, restore_state
 from streamline.state.store import CheckpointStore
 from streamline.state.task_state import TaskState
 
@@ -48,6 +50,17 @@ class StateServices:
     aside: Aside
 
 
+def wanted_states(nodes: Iterable[Node]) -> WantedStates:
+    """The states that some nodes have a place for."""
+    specs = {str(node.id): node.body for node in nodes if isinstance(node.body, OperatorSpec)}
+    layouts = {
+        (node, state): layout
+        for node, spec in specs.items()
+        for state, layout in spec.layouts().items()
+    }
+    return WantedStates(layouts, lambda place, was: specs[place[0]].converter(place[1], was))
+
+
 @dataclass
 class _Pending:
     snapshot: TaskSnapshot
@@ -64,6 +77,7 @@ class KeyedState:
         task: TaskId,
         key_range: KeyGroupRange,
         nodes: tuple[str, ...],
+        wanted: WantedStates,
         *,
         max_parallelism: int,
         services: StateServices,
@@ -73,6 +87,7 @@ class KeyedState:
         self._task = task
         self._key_range = key_range
         self._nodes = nodes
+        self._wanted = wanted
         self._max_parallelism = max_parallelism
         self._services = services
         self._config = config
@@ -108,7 +123,7 @@ class KeyedState:
             self._services.store,
             self._live,
             key_range=self._key_range,
-            nodes=self._nodes,
+            wanted=self._wanted,
             max_parallelism=self._max_parallelism,
             open_kv=self._services.open_kv,
             capacity=self._config.table_entries,

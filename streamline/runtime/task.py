@@ -59,7 +59,7 @@ from streamline.runtime.control import (
     Trigger,
 )
 from streamline.runtime.dispatch import Router
-from streamline.runtime.keyed_state import KeyedState, StateServices
+from streamline.runtime.keyed_state import KeyedState, StateServices, wanted_states
 from streamline.runtime.watermarks import WatermarkMerger
 from streamline.state.manifest import TaskSnapshot
 
@@ -235,6 +235,7 @@ class Task:
                 self.id,
                 place.key_range,
                 tuple(str(node) for node in place.stage.node_ids),
+                wanted_states(place.stage.nodes),
                 max_parallelism=place.max_parallelism,
                 services=services.state,
                 config=services.config,

@@ -1,21 +1,47 @@
-"""Open a task's state from the snapshots of the tasks that had its key groups before."""
+"""Open a task's state from the snapshots of the tasks that had its key groups before.
+
+Where the job has changed since, its entries are turned into what they are now.
+"""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from streamline.keys import KeyGroupRange
-from streamline.state.encoding import groups_range, state_id, state_of
+from streamline.record import find_type
+from streamline.state.encoding import (
+    decode_entry,
+    encode_entry,
+    groups_range,
+    state_id,
+    state_of,
+)
 from streamline.state.kv import KeyValueStore
 from streamline.state.manifest import StateHandle
+from streamline.state.schema import Convert, Layout, record_schema
 from streamline.state.store import CheckpointStore
-from streamline.state.task_state import TaskState
+from streamline.state.task_state import Place, TaskState
 
 OpenStore: TypeAlias = Callable[[Path], KeyValueStore]
 _COPY_ENTRIES = 10_000
+
+
+@dataclass(frozen=True)
+class WantedStates:
+    """The states that a task has a place for.
+
+    Attributes:
+        layouts: How their entries are laid out.
+        converter: Gets a state's place and its layout when it was stored; returns what turns its
+            entries into the layout of now, or None if they stay.
+    """
+
+    layouts: Mapping[Place, Layout] = field(default_factory=dict)
+    converter: Callable[[Place, Layout], Convert | None] = lambda place, was: None
 
 
 def restore_state(
@@ -24,16 +50,16 @@ def restore_state(
     directory: Path,
     *,
     key_range: KeyGroupRange,
-    nodes: Collection[str],
+    wanted: WantedStates,
     max_parallelism: int,
     open_kv: OpenStore,
     capacity: int,
     slice_entries: int,
     check: bool = False,
 ) -> TaskState:
-    """Open state in a new folder, with what the handles hold of the key groups and nodes.
+    """Open state in a new folder, with what the handles hold of the key groups and states.
 
-    A single handle of the same key groups and nodes is opened as it is; otherwise the entries
+    A single handle of the same key groups and states is opened as it is; otherwise the entries
     are copied, from any number of old tasks.
 
     Raises:
@@ -42,8 +68,9 @@ def restore_state(
     """
     shutil.rmtree(directory, ignore_errors=True)
     live = directory / "kv"
-    persisted = _namespaces(handles, nodes)
-    if len(handles) == 1 and _same(handles[0], key_range, nodes):
+    tables = _tables(handles, wanted)
+    plain = not any(_conversion(table, wanted) for _, table in tables)
+    if len(handles) == 1 and plain and _same(handles[0], key_range, wanted):
         _fetch(handles[0], store, live)
         kv = open_kv(live)
     else:
@@ -53,7 +80,7 @@ def restore_state(
             _fetch(handle, store, folder)
             old = open_kv(folder)
             try:
-                _copy(handle, old, kv, key_range, nodes)
+                _copy(handle, old, kv, key_range, wanted)
             finally:
                 old.close()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -63,25 +90,61 @@ def restore_state(
         max_parallelism=max_parallelism,
         capacity=capacity,
         slice_entries=slice_entries,
-        persisted=persisted,
+        persisted=_namespaces(tables),
         check=check,
+        layouts=wanted.layouts,
+        types={place: [find_type(name) for name in _types(tables, place)] for place, _ in tables},
     )
 
 
-def _same(handle: StateHandle, key_range: KeyGroupRange, nodes: Collection[str]) -> bool:
-    return handle.key_range == key_range and set(handle.nodes) == set(nodes)
+def _tables(
+    handles: Sequence[StateHandle], wanted: WantedStates
+) -> list[tuple[Place, dict[str, Any]]]:
+    """What the handles say of the tables that are wanted."""
+    return [
+        (place, table)
+        for handle in handles
+        for table in handle.metadata["tables"]
+        if (place := _place(table)) in wanted.layouts
+    ]
 
 
-def _namespaces(
-    handles: Sequence[StateHandle], nodes: Collection[str]
-) -> dict[tuple[str, str], list[int]]:
-    found: dict[tuple[str, str], set[int]] = {}
-    for handle in handles:
-        for table in handle.metadata["tables"]:
-            if table["node"] in nodes:
-                place = (table["node"], table["state"])
-                found.setdefault(place, set()).update(table["namespaces"])
+def _place(table: dict[str, Any]) -> Place:
+    return table["node"], table["state"]
+
+
+def _types(tables: list[tuple[Place, dict[str, Any]]], place: Place) -> set[str]:
+    return {name for other, table in tables if other == place for name in table.get("types", ())}
+
+
+def _namespaces(tables: list[tuple[Place, dict[str, Any]]]) -> dict[Place, list[int]]:
+    found: dict[Place, set[int]] = {}
+    for place, table in tables:
+        found.setdefault(place, set()).update(table["namespaces"])
     return {place: sorted(namespaces) for place, namespaces in found.items()}
+
+
+def _same(handle: StateHandle, key_range: KeyGroupRange, wanted: WantedStates) -> bool:
+    """Whether nothing has to be left out."""
+    held = {_place(table) for table in handle.metadata["tables"]}
+    return handle.key_range == key_range and held <= wanted.layouts.keys()
+
+
+def _conversion(table: dict[str, Any], wanted: WantedStates) -> Convert | None:
+    """What is to be done with the entries of a table; None if they stay as they are."""
+    convert = wanted.converter(_place(table), table.get("layout", {}))
+    if convert is not None:
+        return convert
+    changed = any(
+        record_schema(find_type(name))["fingerprint"] != schema["fingerprint"]
+        for name, schema in table.get("types", {}).items()
+    )
+    return _as_it_is if changed else None
+
+
+def _as_it_is(values: list[Any]) -> list[Any]:
+    """Records become those of now by being read and written."""
+    return values
 
 
 def _fetch(handle: StateHandle, store: CheckpointStore, folder: Path) -> None:
@@ -95,19 +158,23 @@ def _copy(
     old: KeyValueStore,
     new: KeyValueStore,
     key_range: KeyGroupRange,
-    nodes: Collection[str],
+    wanted: WantedStates,
 ) -> None:
-    """Copy the entries of our key groups and nodes."""
-    wanted = {
-        state_id(table["node"], table["state"])
+    """Copy the entries of our key groups and states."""
+    conversions = {
+        state_id(*_place(table)): _conversion(table, wanted)
         for table in handle.metadata["tables"]
-        if table["node"] in nodes
+        if _place(table) in wanted.layouts
     }
     start = max(handle.key_range.start, key_range.start)
     stop = min(handle.key_range.stop, key_range.stop)
     part: list[tuple[bytes, bytes]] = []
     for key, value in old.scan(*groups_range(start, stop)):
-        if state_of(key) in wanted:
+        state = state_of(key)
+        if state in conversions:
+            convert = conversions[state]
+            if convert is not None:
+                value = encode_entry([0, *convert(decode_entry(value, 0)[1:])])
             part.append((key, value))
             if len(part) >= _COPY_ENTRIES:
                 new.write(part)

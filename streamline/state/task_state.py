@@ -9,11 +9,12 @@ written before the checkpoint of that barrier has been taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from streamline.codec import note_types
 from streamline.errors import InvariantError, StateError
 from streamline.keys import KeyGroupRange, canonical_key, key_group
 from streamline.state.backend import Entry, Space, StateBackend, Table
@@ -28,8 +29,11 @@ from streamline.state.encoding import (
     stored_keys,
 )
 from streamline.state.kv import KeyValueStore
+from streamline.state.schema import Layout, schemas_of
 
 Writes: TypeAlias = list[tuple[bytes, bytes | None]]
+Place: TypeAlias = tuple[str, str]
+"""Node and name of a state."""
 
 _EVICT_PER_CALL = 8_192
 _FREE_PER_CALL = 16_384
@@ -49,6 +53,7 @@ class WriteBackTable(Table):
         self.frozen: dict[int, dict[Hashable, Entry | None]] = {}
         self.frozen_dropped: set[int] = set()
         self.saved: dict[tuple[int, Hashable], bytes] = {}
+        self.types: set[type] = set()
         self.persisted: set[int] = set(persisted)
         self.incomplete: set[int] = set(self.persisted)
         self._owner = owner
@@ -82,7 +87,7 @@ class WriteBackTable(Table):
             if entry[0] == owner.frozen_stamp and key in self.frozen.get(namespace, ()):
                 place = (namespace, key)
                 if place not in self.saved:
-                    self.saved[place] = encode_entry(entry)
+                    self.saved[place] = self._encode(entry)
             del space[key]
         space[key] = entry  # last in its dict: the first ones are evicted first
         entry[0] = self.stamp
@@ -110,7 +115,7 @@ class WriteBackTable(Table):
             return
         entry = self.live.get(namespace, {}).get(key)
         if entry is not None and entry[0] == self._owner.frozen_stamp:
-            self.saved[place] = encode_entry(entry)
+            self.saved[place] = self._encode(entry)
 
     def delete(self, namespace: int, key: Hashable) -> None:
         space = self.live.get(namespace)
@@ -210,15 +215,26 @@ class WriteBackTable(Table):
         keys = [key for key, _ in some]
         stored = stored_keys(self.id, namespace, keys, self._owner.max_parallelism)
         writes: Writes = []
-        for place, (key, entry) in zip(stored, some, strict=True):
-            if entry is None:
-                writes.append((place, None))
-            elif entry[0] == frozen_stamp:
-                # Touched again and not changed since: the pre-image is what it was.
-                writes.append((place, saved.get((namespace, key)) or encode_entry(entry)))
-            else:
-                writes.append((place, saved[namespace, key]))
+        before = note_types(self.types)
+        try:
+            for place, (key, entry) in zip(stored, some, strict=True):
+                if entry is None:
+                    writes.append((place, None))
+                elif entry[0] == frozen_stamp:
+                    # Touched again and not changed since: the pre-image is what it was.
+                    writes.append((place, saved.get((namespace, key)) or encode_entry(entry)))
+                else:
+                    writes.append((place, saved[namespace, key]))
+        finally:
+            note_types(before)
         return writes
+
+    def _encode(self, entry: Entry) -> bytes:
+        before = note_types(self.types)
+        try:
+            return encode_entry(entry)
+        finally:
+            note_types(before)
 
     def written(self) -> None:
         """The frozen set is in the store."""
@@ -280,6 +296,8 @@ class TaskState(StateBackend):
         slice_entries: Entries written at once when memory is short.
         persisted: For each state in the store, the namespaces it may have there.
         check: Assert that every new key belongs to the task.
+        layouts: How the entries of each state are laid out.
+        types: For each state in the store, the types of the records that it may have there.
     """
 
     def __init__(
@@ -290,8 +308,10 @@ class TaskState(StateBackend):
         max_parallelism: int,
         capacity: int,
         slice_entries: int,
-        persisted: dict[tuple[str, str], list[int]] | None = None,
+        persisted: dict[Place, list[int]] | None = None,
         check: bool = False,
+        layouts: Mapping[Place, Layout] | None = None,
+        types: Mapping[Place, Collection[type]] | None = None,
     ) -> None:
         self.kv = kv
         self.key_range = key_range
@@ -303,9 +323,11 @@ class TaskState(StateBackend):
         self.dirty_entries = 0
         self._capacity = capacity
         self.slice_entries = slice_entries
-        self._tables: dict[tuple[str, str], WriteBackTable] = {}
-        self._by_id: dict[int, tuple[str, str]] = {}
+        self._tables: dict[Place, WriteBackTable] = {}
+        self._by_id: dict[int, Place] = {}
         self._persisted = dict(persisted or {})
+        self._layouts = dict(layouts or {})
+        self._types = dict(types or {})
         self._writing: Iterator[Writes] | None = None
         self._awaits_checkpoint = False
         self._garbage: list[dict[Any, Any]] = []
@@ -320,6 +342,7 @@ class TaskState(StateBackend):
         table = self._tables.get(place)
         if table is None:
             table = WriteBackTable(self, node, name, self._persisted.get(place, ()))
+            table.types.update(self._types.get(place, ()))
             other = self._by_id.setdefault(table.id, place)
             if other != place:
                 raise StateError(
@@ -381,11 +404,18 @@ class TaskState(StateBackend):
         tables = {place: sorted(table.persisted) for place, table in self._tables.items()}
         for place, namespaces in self._persisted.items():
             tables.setdefault(place, namespaces)
+        types = {**self._types, **{place: table.types for place, table in self._tables.items()}}
         return {
             "version": VALUE_VERSION,
             "tables": [
-                {"node": node, "state": name, "namespaces": namespaces}
-                for (node, name), namespaces in sorted(tables.items())
+                {
+                    "node": place[0],
+                    "state": place[1],
+                    "namespaces": namespaces,
+                    "layout": self._layouts.get(place, {}),
+                    "types": schemas_of(types.get(place, ())),
+                }
+                for place, namespaces in sorted(tables.items())
             ],
         }
 

@@ -11,6 +11,7 @@ from copy import copy
 from typing import Any, Generic, Self, TypeVar
 
 from streamline.state.backend import Table
+from streamline.state.schema import Layout, alternatives
 
 V = TypeVar("V")
 M = TypeVar("M")
@@ -31,6 +32,10 @@ class StateView:
 
     _table: Table
     _scope: Scope
+
+    def layout(self) -> Layout:
+        """What it stores, for comparing with that of a changed job."""
+        raise NotImplementedError
 
     def bind(self, table: Table, scope: Scope) -> Self:
         """A copy that works on a table, for the key of a scope."""
@@ -63,6 +68,9 @@ class ValueState(StateView, Generic[V]):
         self.type_ = type_
         self.default = default
 
+    def layout(self) -> Layout:
+        return {"kind": "value", "type": alternatives(self.type_)}
+
     def get(self) -> V | None:
         """The value, or the default."""
         entry = self._entry()
@@ -79,6 +87,9 @@ class ListState(StateView, Generic[V]):
 
     def __init__(self, type_: type[V]) -> None:
         self.type_ = type_
+
+    def layout(self) -> Layout:
+        return {"kind": "list", "type": alternatives(self.type_)}
 
     def get(self) -> list[V]:
         """The values, in the order in which they were added; a copy."""
@@ -100,6 +111,10 @@ class MapState(StateView, Generic[M, V]):
     def __init__(self, key_type: type[M], value_type: type[V]) -> None:
         self.key_type = key_type
         self.value_type = value_type
+
+    def layout(self) -> Layout:
+        types = {"key": alternatives(self.key_type), "type": alternatives(self.value_type)}
+        return {"kind": "map", **types}
 
     def __getitem__(self, name: M) -> V:
         return self._map()[name]  # type: ignore[no-any-return]

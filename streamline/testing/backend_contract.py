@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 from streamline.keys import KeyGroupRange, key_group, owned_range
 from streamline.state.kv import KeyValueStore
 from streamline.state.manifest import StateHandle
-from streamline.state.restore import restore_state
+from streamline.state.restore import WantedStates, restore_state
 from streamline.state.store import DirectoryStore
 from streamline.state.task_state import TaskState
 
@@ -161,7 +161,7 @@ class _Life:
             self.store,
             self.root / f"live-{self._lives}",
             key_range=key_range,
-            nodes=[_NODE],
+            wanted=WantedStates({(_NODE, name): {} for name in _TABLES}),
             max_parallelism=self._kit.max_parallelism,
             open_kv=self._kit.open_store,
             capacity=self._capacity,

@@ -39,7 +39,7 @@ class Pipeline:
     def keyed_nodes(self) -> list[NodeId]:
         """Nodes that have keyed state, in order."""
         nodes = self.stage.nodes
-        return [n.id for n in nodes if isinstance(n.body, OperatorSpec) and n.body.state_names()]
+        return [n.id for n in nodes if isinstance(n.body, OperatorSpec) and n.body.layouts()]
 
     @property
     def letter_nodes(self) -> list[NodeId]:

@@ -20,7 +20,7 @@ from streamline.errors import CheckpointError, StreamlineError
 from streamline.ids import TaskId
 from streamline.keys import DEFAULT_MAX_PARALLELISM, KeyGroupRange
 from streamline.plan import Stage
-from streamline.runtime.keyed_state import KeyedState, StateServices
+from streamline.runtime.keyed_state import KeyedState, StateServices, wanted_states
 from streamline.state.backend import StateBackend
 from streamline.state.manifest import StateFile, TaskSnapshot
 from streamline.state.memory import MemoryStore
@@ -84,6 +84,7 @@ class HarnessState:
             task,
             key_range,
             tuple(str(node) for node in stage.node_ids),
+            wanted_states(stage.nodes),
             max_parallelism=settings.max_parallelism,
             services=StateServices(self.folder, settings.open_kv, self._store, _at_once),
             config=settings.config,

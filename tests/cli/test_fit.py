@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,116 @@ def test_nothing_to_compare_with(ran: Cli) -> None:
     ran(*given, "nowhere").refuses(USAGE, "--from nowhere: there is no such folder")
     Path(ran.folder / "empty").mkdir()
     ran(*given, "empty").refuses(FAILED, "--from empty: there is no checkpoint; check the path")
+
+
+# ---------------------------------------------------------------------- a record that changes
+
+RECORDS = """
+import streamline as sl
+from streamline.connectors.datagen import GeneratorSource
+from streamline.connectors.files import FileSink
+
+class Seen(sl.Record):
+    {fields}
+
+class Remember(sl.ProcessFunction):
+    seen = sl.ValueState(Seen)
+    def process(self, value, ctx):
+        before = self.seen.get()
+        self.seen.set(Seen({first}))
+        if before is not None:
+            yield {{"n": value["n"], "before": {shown}}}
+
+def make(number, rng):
+    return {{"k": number, "n": number}}
+
+def keep(value):
+    return {{"k": value["k"] % 300, "n": value["n"]}}
+
+def job(count: int) -> sl.Job:
+    job = sl.Job("remembering")
+    stream = job.source("in", GeneratorSource(make, count=count)).map(keep).key_by("k")
+    stream.process(Remember(), name="remember").sink("out", FileSink("out", format=sl.Json()))
+    return job
+"""
+
+
+def records(fields: str, first: str = 'value["n"]', shown: str = "before.n") -> str:
+    return RECORDS.format(fields=fields, first=first, shown=shown)
+
+
+def results(cli: Cli) -> list[dict[str, Any]]:
+    files = (cli.folder / "out").glob("part-*")
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.fixture
+def remembering(cli: Cli) -> Cli:
+    """One entry for each of 300 keys, and no output yet."""
+    cli.write("old.py", records("n: int"))
+    done = cli("run", "old.py", "-p", "count=300", "--engine", "inline", "--state-dir", "state")
+    assert done.status == 0, done
+    return cli
+
+
+@pytest.mark.parametrize("engine", ["inline", "local"])
+@pytest.mark.parametrize("parallelism", [1, 2])
+def test_a_field_with_a_default_is_added(remembering: Cli, engine: str, parallelism: int) -> None:
+    """Also in a file of another name."""
+    added = records("n: int\n    note: str = 'none'", shown="[before.n, before.note]")
+    remembering.write("new.py", added)
+    status, text = told(remembering, "new.py")
+    assert status == 0
+    how = "seen: field note of Seen is added with its default"
+    assert ["migrated", "remember", how] in [line.split(None, 2) for line in text.splitlines()]
+    run = ("run", "new.py", "-p", "count=600", "--engine", engine, "--from", "state")
+    options = ("--parallelism", str(parallelism), "--state-dir", "next")
+    done = remembering(*run, *options)
+    assert done.status == 0, done
+    done.says(f"state of node 'remember' is migrated: {how}")
+    lines = results(remembering)
+    assert sorted(line["n"] for line in lines) == list(range(300, 600))
+    assert all(line["before"] == [line["n"] - 300, "none"] for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("fields", "first", "why"),
+    [
+        ("n: str", 'str(value["n"])', "field n of Seen was int and is str now"),
+        ("n: int\n    at: int", 'value["n"], 0', "field at of Seen is new and has no default"),
+    ],
+)
+def test_a_change_that_cannot_be_read(remembering: Cli, fields: str, first: str, why: str) -> None:
+    remembering.write("new.py", records(fields, first))
+    status, text = told(remembering, "new.py")
+    assert status == FAILED
+    assert why in text
+    given = ("-p", "count=600", "--engine", "inline", "--from", "state", "--state-dir", "next")
+    remembering("run", "new.py", *given).refuses(FAILED, "does not fit", "'remember'", why)
+
+
+def test_a_field_is_given_up(remembering: Cli) -> None:
+    remembering.write("new.py", records("m: int = 0", shown="before.m"))
+    given = ("-p", "count=600", "--engine", "inline", "--from", "state", "--state-dir", "next")
+    done = remembering("run", "new.py", *given)
+    done.refuses(FAILED, "field n of the stored Seen", "--allow-dropped-state")
+    done = remembering("run", "new.py", *given, "--fresh", "--allow-dropped-state")
+    assert done.status == 0, done
+    assert {line["before"] for line in results(remembering)} == {0}
+
+
+@pytest.mark.parametrize("engine", ["inline", "local"])
+def test_an_aggregation_is_added(ran: Cli, engine: str) -> None:
+    """What the others have counted goes on; the new one begins with the records from now on."""
+    added = 'aggregate(n=sl.Count(), total=sl.Sum("n"), name="sum")'
+    ran.write("new.py", JOB.format(operator=added))
+    status, text = told(ran, "new.py")
+    how = "aggregate: aggregation n is added; it begins with the records from now on"
+    assert (status, how in text) == (0, True)
+    given = ("-p", "count=303", "--engine", engine, "--from", "state", "--state-dir", "next")
+    done = ran("run", "new.py", *given)
+    assert done.status == 0, done
+    last = [line for line in results(ran) if "total" in line and "n" in line]
+    totals = {key: sum(range(key, 303, 3)) for key in range(3)}
+    assert {line["key"]: line["total"] for line in last} == totals
+    assert {line["n"] for line in last} == {1}

@@ -18,9 +18,12 @@ from streamline.batch import Batch, RowBatch
 from streamline.clock import ManualClock
 from streamline.codec import decode, encode
 from streamline.config import RuntimeConfig
+from streamline.graph import Node
+from streamline.ids import NodeId
 from streamline.keys import KeyGroups, owned_range, owner_table
 from streamline.messages import MAX_TIMESTAMP, Watermark
 from streamline.operators.base import MAIN, OperatorContext, OperatorSpec, Output
+from streamline.runtime.keyed_state import wanted_states
 from streamline.state.manifest import StateHandle
 from streamline.state.memory import MemoryStore
 from streamline.state.restore import restore_state
@@ -118,7 +121,7 @@ class Task:
                 setting.store,
                 setting.next_folder("live"),
                 key_range=self.key_range,
-                nodes=[NODE],
+                wanted=wanted_states([Node(NodeId(NODE), spec)]),
                 max_parallelism=MAX_PARALLELISM,
                 open_kv=MemoryStore.open,
                 capacity=setting.entries,

@@ -440,7 +440,7 @@ def test_states_of_base_classes_are_states_too(tmp_path: Path) -> None:
 
     spec = ProcessSpec(Derived())
     own = {"state:total", "state:count"}
-    assert set(spec.state_names()) == own | {"event-timers", "processing-timers"}
+    assert set(spec.layouts()) == own | {"event-timers", "processing-timers"}
     tasks = Tasks(spec, Setting(tmp_path))
     tasks.push([1, 2, 3], [0, 0, 0], ["a", "b", "a"])
     again = tasks.again(tasks.store(tasks.freeze()), 2)

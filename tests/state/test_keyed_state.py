@@ -13,6 +13,7 @@ from streamline.keys import KeyGroupRange
 from streamline.runtime.keyed_state import KeyedState, StateServices
 from streamline.state.manifest import TaskSnapshot
 from streamline.state.memory import MemoryStore
+from streamline.state.restore import WantedStates
 from streamline.state.rocksdb import open_rocksdb
 from streamline.state.store import DirectoryStore
 
@@ -88,6 +89,7 @@ class Bench:
             TASK,
             RANGE,
             ("a",),
+            WantedStates({("a", "x"): {}}),
             max_parallelism=16,
             services=StateServices(
                 self.folder / f"process-{len(self.stores)}",

@@ -9,7 +9,7 @@ from streamline.errors import CheckpointError, InvariantError, StateError
 from streamline.keys import KeyGroupRange, key_group
 from streamline.state.manifest import StateHandle
 from streamline.state.memory import MemoryStore
-from streamline.state.restore import restore_state
+from streamline.state.restore import WantedStates, restore_state
 from streamline.state.rocksdb import open_rocksdb
 from streamline.state.store import DirectoryStore
 from streamline.state.task_state import TaskState
@@ -217,7 +217,7 @@ class Life:
                     self.store,
                     self.folder / f"live-{self.number}",
                     key_range=key_range,
-                    nodes=NODES,
+                    wanted=WantedStates(dict.fromkeys(TABLES, {})),
                     max_parallelism=GROUPS,
                     open_kv=self.open_kv,
                     capacity=self.rng.choice([2, 10, 1000]),
@@ -379,13 +379,15 @@ def test_state_of_a_node_that_is_gone_is_left_out(tmp_path):
         store,
         tmp_path / "live",
         key_range=state.key_range,
-        nodes=("b",),
+        wanted=WantedStates({("b", "x"): {}}),
         max_parallelism=GROUPS,
         open_kv=MemoryStore.open,
         capacity=100,
         slice_entries=10,
     )
-    assert restored.metadata()["tables"] == [{"node": "b", "state": "x", "namespaces": [5]}]
+    assert restored.metadata()["tables"] == [
+        {"node": "b", "state": "x", "namespaces": [5], "layout": {}, "types": {}}
+    ]
     assert contents([restored]) == {(("b", "x"), 5, 2): [0, []]}
 
 

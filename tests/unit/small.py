@@ -78,8 +78,8 @@ class Step:
     keyed: bool = False
     dead_letters: bool = False
 
-    def state_names(self) -> tuple[str, ...]:
-        return ()
+    def layouts(self) -> dict[str, dict[str, Any]]:
+        return {}
 
 
 def graph(text: str, **settings: Any) -> JobGraph:

@@ -16,11 +16,12 @@ from streamline.batch import Batch, RowBatch
 from streamline.errors import UsageError
 from streamline.keys import key_group
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
-from streamline.operators.aggregations import AggregateProgram, Named
+from streamline.operators.aggregations import AggregateProgram, Named, slots_layout
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.projection import Project, projection_of
 from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
 from streamline.state.backend import Entry
+from streamline.state.schema import Convert, Layout, converter
 
 _NEVER = 1 << 70
 
@@ -55,8 +56,14 @@ class AlignedSpec(OperatorSpec):
     def build(self) -> Operator:
         return AlignedWindows(self)
 
-    def state_names(self) -> tuple[str, ...]:
-        return ("slices",)
+    def layouts(self) -> dict[str, Layout]:
+        return {
+            "slices": {**slots_layout(self.aggregations), "window": Slices(self.window).describe()}
+        }
+
+    def converter(self, state: str, was: Layout) -> Convert | None:
+        program = AggregateProgram("", self.aggregations)
+        return converter(was, self.layouts()[state], program.new)
 
     def projection(self, node: str) -> Project | None:
         return projection_of(node, self.aggregations)

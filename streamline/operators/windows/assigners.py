@@ -94,6 +94,12 @@ class Slices:
         self.offset_ms = duration_ms(window.offset) % self.every_ms
         self.slice_ms = gcd(self.size_ms, self.every_ms)
 
+    def describe(self) -> str:
+        """The same windows have the same text, however they were written."""
+        every = "" if self.every_ms == self.size_ms else f" every {self.every_ms} ms"
+        offset = f" at offset {self.offset_ms} ms" if self.offset_ms else ""
+        return f"{self.size_ms} ms long{every}{offset}"
+
     def starts(self, timestamps: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Start of the slice of each timestamp, shape ``(n,)``."""
         shifted = timestamps - self.offset_ms

@@ -15,13 +15,14 @@ import numpy as np
 from streamline.batch import Batch, RowBatch
 from streamline.config import duration_ms
 from streamline.messages import MIN_TIMESTAMP, Watermark
-from streamline.operators.aggregations import AggregateProgram, Named
+from streamline.operators.aggregations import AggregateProgram, Named, slots_layout
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.projection import Project, projection_of
-from streamline.operators.timers import Timers
+from streamline.operators.timers import TIMERS, Timers
 from streamline.operators.windows.aligned import Finish, no_timestamp
 from streamline.operators.windows.assigners import Session, WindowBounds
 from streamline.state.backend import Entry
+from streamline.state.schema import Convert, Layout, converter
 
 _START, _END, _FIRED, _SLOTS = 0, 1, 2, 3
 
@@ -44,8 +45,16 @@ class SessionSpec(OperatorSpec):
     def build(self) -> Operator:
         return SessionWindows(self)
 
-    def state_names(self) -> tuple[str, ...]:
-        return ("sessions", "timers")
+    def layouts(self) -> dict[str, Layout]:
+        slots = slots_layout(self.aggregations)
+        return {"sessions": {**slots, "kind": "sessions"}, "timers": TIMERS}
+
+    def converter(self, state: str, was: Layout) -> Convert | None:
+        if state != "sessions":
+            return None
+        program = AggregateProgram("", self.aggregations)
+        one = converter(was, self.layouts()[state], program.new, first=_SLOTS)
+        return None if one is None else lambda values: [[one(session) for session in values[0]]]
 
     def projection(self, node: str) -> Project | None:
         return projection_of(node, self.aggregations)
