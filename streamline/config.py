@@ -1,4 +1,4 @@
-"""Settings of a run and the one place where durations are parsed."""
+"""Settings of a run and the one place where durations and sizes are parsed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ Duration = timedelta | str
 """A ``timedelta`` or text such as ``"500ms"``, ``"10s"``, ``"5m"``, ``"1h"``, ``"1d"``."""
 
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_UNIT_BYTES = {
+    "kB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(kB|MB|GB|KiB|MiB|GiB)\s*")
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)\s*")
 
 
@@ -52,6 +61,24 @@ def positive_duration_ms(value: Duration, what: str) -> int:
     return ms
 
 
+def size_bytes(text: str, what: str) -> int:
+    """Parse a size: a number with a unit.
+
+    Raises:
+        UsageError: If it is none, or zero.
+
+    >>> size_bytes("512MiB", "limit"), size_bytes("1.5 GB", "limit")
+    (536870912, 1500000000)
+    """
+    match = _SIZE.fullmatch(text)
+    size = int(Decimal(match[1]) * _UNIT_BYTES[match[2]]) if match is not None else 0
+    if not size:
+        raise UsageError(
+            f'{what}={text!r} is not a size; write a number with a unit, such as "512MiB" or "2GiB"'
+        )
+    return size
+
+
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
     """How a job is run; the same object reaches every engine and task.
@@ -73,6 +100,7 @@ class RuntimeConfig:
         restart_budget, restart_window_ms: More restarts than that in the window fail the job.
         task_timeout_ms: Deploying is repeated when not confirmed by then.
         allow_dropped_state: Stored state that the job has no place for may be given up.
+        worker_memory_bytes: A worker process that holds more is ended, and begun anew.
     """
 
     batch_rows: int = 4096
@@ -93,3 +121,4 @@ class RuntimeConfig:
     restart_window_ms: int = 600_000
     task_timeout_ms: int = 60_000
     allow_dropped_state: bool = False
+    worker_memory_bytes: int | None = None

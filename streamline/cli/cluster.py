@@ -16,7 +16,7 @@ import click
 
 from streamline.cli.options import job_arguments, parse_params
 from streamline.cli.streams import tell
-from streamline.config import positive_duration_ms
+from streamline.config import positive_duration_ms, size_bytes
 from streamline.errors import UsageError
 
 _EXTRA = (
@@ -131,6 +131,16 @@ def start(
     is_flag=True,
     help="State that the job has no place for any more may be given up.",
 )
+@click.option(
+    "--requirements",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="What pip is to install, in a virtual environment of the job's own.",
+)
+@click.option(
+    "--memory-limit",
+    metavar="SIZE",
+    help='A worker process that holds more is replaced, such as "512MiB"; the job lives on.',
+)
 @click.option("--key", default="", help="Submitting again with the same key gives the same job.")
 @at_cluster
 def submit(
@@ -140,6 +150,8 @@ def submit(
     checkpoint_every: str,
     origin: str,
     allow_dropped_state: bool,
+    requirements: Path | None,
+    memory_limit: str | None,
     key: str,
     cluster: str | None,
     as_json: bool,
@@ -147,6 +159,13 @@ def submit(
     """Have the cluster run the job in FILE, or in FILE's folder; prints the job's id."""
     given = parse_params(params)
     every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
+    limit = 0 if memory_limit is None else size_bytes(memory_limit, "--memory-limit")
+    needed = ""
+    if requirements is not None:
+        try:
+            needed = requirements.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"--requirements {requirements} cannot be read: {error}") from error
     with _client(cluster) as client:
         from streamline.cluster.submission import pack
 
@@ -162,6 +181,8 @@ def submit(
             "parallelism": parallelism,
             "checkpoint_every_ms": every_ms,
             "allow_dropped_state": allow_dropped_state,
+            "memory_limit_bytes": limit,
+            "requirements": needed,
             "origin": str(Path(origin).absolute()) if origin and "://" not in origin else origin,
         }
         # A lost answer must not make two jobs of one.

@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamline.clock import Clock
 from streamline.cluster.daemon import BrokenJobError, Daemon
+from streamline.cluster.environment import BrokenRequirementsError
 from streamline.cluster.jobs import Operation, UnknownJobError, Verb, WrongStateError
 from streamline.cluster.metrics import as_text
 from streamline.cluster.submission import MOST_BYTES, Submission
@@ -58,6 +59,12 @@ class SubmitRequest(BaseModel):
     origin: str = Field("", description="Savepoint or checkpoints to begin from.")
     allow_dropped_state: bool = Field(
         False, description="State of it that the job has no place for may be given up."
+    )
+    memory_limit_bytes: int = Field(
+        0, ge=0, le=1 << 50, description="A worker that holds more is replaced; 0 for no limit."
+    )
+    requirements: str = Field(
+        "", max_length=100_000, description="What pip is to install for the job alone."
     )
 
 
@@ -287,6 +294,7 @@ def _add_errors(app: FastAPI) -> None:
         UnknownJobError: 404,
         WrongStateError: 409,
         BrokenJobError: 422,
+        BrokenRequirementsError: 422,
         UsageError: 400,
         StreamlineError: 500,
     }

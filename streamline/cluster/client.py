@@ -13,7 +13,7 @@ import httpx
 
 from streamline.errors import JobFailedError, StreamlineError, UsageError
 
-_TIMEOUT_S = 90.0
+_TIMEOUT_S = 700.0  # requirements may have to be downloaded
 _LOOK_EVERY_S = 0.05
 
 

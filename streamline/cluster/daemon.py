@@ -14,6 +14,7 @@ from typing import Any
 
 from streamline.clock import Clock
 from streamline.cluster.control import OrderFailedError
+from streamline.cluster.environment import environment, install
 from streamline.cluster.files import JobFolder, MasterEnd, lock
 from streamline.cluster.jobs import (
     JobOptions,
@@ -25,7 +26,7 @@ from streamline.cluster.jobs import (
     submitted,
 )
 from streamline.cluster.journal import Journal
-from streamline.cluster.keeper import Keeper, interpreter
+from streamline.cluster.keeper import Keeper
 from streamline.cluster.submission import Submission, unpack
 from streamline.coordinator.job import JobState
 from streamline.errors import StateError, StreamlineError, UsageError
@@ -76,7 +77,7 @@ class Daemon:
         self._master_token = self._read_token("master-token")
         self.keepers: dict[str, Keeper] = {}
         self._operations: dict[str, asyncio.Task[None]] = {}
-        self._submitting = asyncio.Lock()
+        self._submissions: dict[str, asyncio.Task[JobRecord]] = {}
 
     def start(self) -> None:
         """Take over all jobs that have not ended, and what was asked of them."""
@@ -124,43 +125,57 @@ class Daemon:
         Raises:
             UsageError: For what cannot be.
             BrokenJobError: If it cannot be built.
+            BrokenRequirementsError: If what it needs cannot be installed.
         """
-        async with self._submitting:
-            known = self.jobs.submitted_with(key)
-            if known is not None:
-                return known
-            if submission.origin and "://" not in submission.origin:
-                if not Path(submission.origin).exists():
-                    raise UsageError(f"from: there is no folder {submission.origin}")
-            stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
-            job_id = f"{stem}-{secrets.token_hex(3)}"
-            folder = self.job_folder(job_id)
-            try:
-                folder.root.mkdir(mode=0o700)
-                folder.source.mkdir()
-                unpack(submission, folder.source)
-                found = await self._inspect(folder.source / submission.file, submission)
-                options = JobOptions(
-                    parallelism=submission.parallelism,
-                    checkpoint_every_ms=submission.checkpoint_every_ms,
-                    origin=submission.origin,
-                    allow_dropped_state=submission.allow_dropped_state,
-                )
-                job = JobRecord(
-                    id=job_id,
-                    name=found["name"],
-                    file=submission.file,
-                    expose=submission.expose,
-                    params=submission.params,
-                    options=options,
-                    submitted_ms=self._clock.now_ms(),
-                    key=key,
-                )
-                (folder.root / "graph.json").write_text(json.dumps(found))
-                self._note(submitted(job))
-            except BaseException:
-                shutil.rmtree(folder.root, ignore_errors=True)
-                raise
+        while key in self._submissions:
+            await asyncio.wait([self._submissions[key]])
+        known = self.jobs.submitted_with(key)
+        if known is not None:
+            return known
+        if not key:
+            return await self._submit(submission, key)
+        self._submissions[key] = asyncio.ensure_future(self._submit(submission, key))
+        try:
+            return await asyncio.shield(self._submissions[key])
+        finally:
+            del self._submissions[key]
+
+    async def _submit(self, submission: Submission, key: str) -> JobRecord:
+        if submission.origin and "://" not in submission.origin:
+            if not Path(submission.origin).exists():
+                raise UsageError(f"from: there is no folder {submission.origin}")
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
+        job_id = f"{stem}-{secrets.token_hex(3)}"
+        folder = self.job_folder(job_id)
+        try:
+            folder.root.mkdir(mode=0o700)
+            folder.source.mkdir()
+            unpack(submission, folder.source)
+            if submission.requirements:
+                await install(folder, submission.requirements)
+            found = await self._inspect(folder, submission)
+            options = JobOptions(
+                parallelism=submission.parallelism,
+                checkpoint_every_ms=submission.checkpoint_every_ms,
+                origin=submission.origin,
+                allow_dropped_state=submission.allow_dropped_state,
+                memory_limit_bytes=submission.memory_limit_bytes,
+            )
+            job = JobRecord(
+                id=job_id,
+                name=found["name"],
+                file=submission.file,
+                expose=submission.expose,
+                params=submission.params,
+                options=options,
+                submitted_ms=self._clock.now_ms(),
+                key=key,
+            )
+            (folder.root / "graph.json").write_text(json.dumps(found))
+            self._note(submitted(job))
+        except BaseException:
+            shutil.rmtree(folder.root, ignore_errors=True)
+            raise
         job = self.jobs.jobs[job_id]
         self._keep(job)
         return job
@@ -231,7 +246,6 @@ class Daemon:
         self.keepers[job.id] = Keeper(
             job,
             self.job_folder(job.id),
-            python=interpreter(),
             token=self._master_token,
             clock=self._clock,
             on_end=lambda end: self._ended(job.id, end),
@@ -241,8 +255,12 @@ class Daemon:
         if self.jobs.jobs[job].state is None:
             now_ms = self._clock.now_ms()
             state = JobState(end.state)
-            self._note(ended(job, state, now_ms, end.status, end.reason, end.trace))
-        shutil.rmtree(self.job_folder(job).state / "live", ignore_errors=True)
+            status = dict(end.status)
+            if job in self.keepers:
+                status["restarts"] = status.get("restarts", 0) + self.keepers[job].restarts
+            self._note(ended(job, state, now_ms, status, end.reason, end.trace))
+        for worthless in (self.job_folder(job).state / "live", self.job_folder(job).environment):
+            shutil.rmtree(worthless, ignore_errors=True)
         self.keepers.pop(job, None)
 
     def _begin(self, operation: Operation, *, again: bool) -> None:
@@ -266,17 +284,17 @@ class Daemon:
             self._note({"kind": "options", "id": job.id, "options": asdict(options)})
         self._note({"kind": "answered", "id": operation.id, "result": result, "error": error})
 
-    async def _inspect(self, path: Path, submission: Submission) -> dict[str, Any]:
+    async def _inspect(self, folder: JobFolder, submission: Submission) -> dict[str, Any]:
         """Build the job in a process of its own."""
-        package = str(Path(__file__).resolve().parents[2])
+        path = folder.source / submission.file
         process = await asyncio.create_subprocess_exec(
-            interpreter(),
+            folder.python,
             *("-m", "streamline.cluster.inspect"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             cwd=path.parent,
-            env={**os.environ, "PYTHONPATH": package},
+            env=environment(folder),
         )
         given = {
             "path": str(path),

@@ -2,6 +2,7 @@
 
 job.json      what is to be run, and how; written by the daemon before each start
 src/          the job's file, and those beside it
+venv/         its own virtual environment, if it has requirements
 state/        checkpoints and live state, as of ``streamline run``
 master.json   the process that runs it: pid and port
 master.lock   held by that process
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -32,7 +34,8 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
         path: The job's file.
         expose: What the file exposes the job as.
         params: Values of its parameters.
-        parallelism, nodes, checkpoint_every_ms, origin, allow_dropped_state: See ``JobOptions``.
+        parallelism, nodes, checkpoint_every_ms, origin, allow_dropped_state, memory_limit_bytes:
+            See ``JobOptions``.
     """
 
     id: str
@@ -46,6 +49,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     checkpoint_every_ms: int
     origin: str
     allow_dropped_state: bool
+    memory_limit_bytes: int
 
 
 class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +90,17 @@ class JobFolder:
     def source(self) -> Path:
         """Folder of the job's code."""
         return self.root / "src"
+
+    @property
+    def environment(self) -> Path:
+        """Virtual environment of a job that has requirements of its own."""
+        return self.root / "venv"
+
+    @property
+    def python(self) -> str:
+        """The interpreter that runs the job."""
+        own = self.environment / "bin" / "python"
+        return str(own) if own.exists() else sys.executable
 
     @property
     def state(self) -> Path:

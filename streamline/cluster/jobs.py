@@ -35,6 +35,7 @@ class JobOptions:
         checkpoint_every_ms: From one checkpoint to the next.
         origin: Savepoint or checkpoints to begin from; empty for none.
         allow_dropped_state: State that the job has no place for may be given up.
+        memory_limit_bytes: A worker process that holds more is replaced; 0 for no limit.
     """
 
     parallelism: int = 1
@@ -42,6 +43,7 @@ class JobOptions:
     checkpoint_every_ms: int = 1_000
     origin: str = ""
     allow_dropped_state: bool = False
+    memory_limit_bytes: int = 0
 
 
 @dataclass

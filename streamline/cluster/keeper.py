@@ -9,7 +9,6 @@ import asyncio
 import os
 import signal
 import subprocess
-import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from typing import Any
 
 from streamline.clock import Clock
 from streamline.cluster.control import ControlClient, MasterGoneError, OrderFailedError
+from streamline.cluster.environment import environment
 from streamline.cluster.files import (
     JobFolder,
     MasterEnd,
@@ -28,6 +28,7 @@ from streamline.cluster.files import (
     write_json,
 )
 from streamline.cluster.jobs import JobRecord, Operation
+from streamline.engines.pool import is_stopped
 from streamline.errors import LockedError
 
 _LOOK_EVERY_S = 0.05
@@ -35,6 +36,7 @@ _STATUS_EVERY_S = 0.25
 _UP_WITHIN_S = 60.0
 _ANSWER_WITHIN_S = 5.0
 _CANCEL_WITHIN_S = 5.0
+_SILENT_S = 5.0
 _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
 _BUDGET, _WINDOW_S = 10, 600.0
@@ -46,7 +48,6 @@ class Keeper:
     Args:
         job: The job; its options may change.
         folder: Its folder.
-        python: The interpreter to run it with.
         token: What gives the right to give orders to its process.
         clock: The time.
         on_end: Called once, when the job has ended.
@@ -61,7 +62,6 @@ class Keeper:
         job: JobRecord,
         folder: JobFolder,
         *,
-        python: str,
         token: str,
         clock: Clock,
         on_end: Callable[[MasterEnd], None],
@@ -70,7 +70,6 @@ class Keeper:
         self.restarts = 0
         self._job = job
         self._folder = folder
-        self._python = python
         self._token = token
         self._clock = clock
         self._on_end = on_end
@@ -181,19 +180,19 @@ class Keeper:
             if end is not None:
                 self._finish(end)
                 return
+            began_s = self._clock.monotonic_s()
             if await self._connect() or (not self._is_run() and await self._start()):
-                pause_s = _PAUSE_S
                 await self._watch()
-                continue
             if self._is_run():
                 await asyncio.sleep(_LOOK_EVERY_S)  # it is busy, or has not come that far yet
-                continue
-            if read_end(self._folder.end) is None:
+            elif read_end(self._folder.end) is None and not self._leaving:
                 if not self._may_try_again():
                     reason = f"its process ended {_BUDGET} times; see its log"
                     end = MasterEnd(state="failed", reason=reason, status=self.status)
                     write_json(self._folder.end, end)
                     continue
+                if self._clock.monotonic_s() - began_s > _WINDOW_S:
+                    pause_s = _PAUSE_S
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -246,20 +245,25 @@ class Keeper:
             checkpoint_every_ms=options.checkpoint_every_ms,
             origin=options.origin,
             allow_dropped_state=options.allow_dropped_state,
+            memory_limit_bytes=options.memory_limit_bytes,
         )
         write_json(self._folder.settings, settings)
         if self.status:
             self.restarts += 1
-        package = str(Path(__file__).resolve().parents[2])
-        paths = [package, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
         with self._folder.log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._python, "-u", "-m", "streamline.cluster.master", str(self._folder.root)],
+                [
+                    self._folder.python,
+                    "-u",
+                    "-m",
+                    "streamline.cluster.master",
+                    str(self._folder.root),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+                env=environment(self._folder),
                 cwd=self._folder.source,
             )
         deadline = self._clock.monotonic_s() + _UP_WITHIN_S
@@ -282,7 +286,10 @@ class Keeper:
                     await client.gone.wait()
             except TimeoutError:
                 try:
-                    self.status = await client.call("status")
+                    async with asyncio.timeout(_SILENT_S):
+                        self.status = await client.call("status")
+                except TimeoutError:
+                    self._kill(stopped=True)
                 except (MasterGoneError, OrderFailedError):
                     break
         self._client = None
@@ -291,19 +298,24 @@ class Keeper:
         process, self._process = self._process, None
         if process is not None:
             await asyncio.to_thread(process.wait)
-        self._deaths.append(self._clock.monotonic_s())
 
     def _may_try_again(self) -> bool:
         now_s = self._clock.monotonic_s()
         self._deaths.append(now_s)
         return len(self._deaths) < _BUDGET or now_s - self._deaths[0] > _WINDOW_S
 
-    def _kill(self) -> None:
-        """End the process at once, and its workers with it."""
+    def _kill(self, *, stopped: bool = False) -> None:
+        """End the process at once, and its workers with it.
+
+        Args:
+            stopped: Only if a signal has stopped it: one that is busy will answer.
+        """
         address = read_address(self._folder.address)
         pid = address.pid if address is not None else None
         if self._process is not None:
             pid = self._process.pid
+        if stopped and (pid is None or not is_stopped(pid)):
+            return
         if pid is not None and _is_master(pid, self._folder):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -318,8 +330,3 @@ def _is_master(pid: int, folder: JobFolder) -> bool:
     except OSError:
         return False
     return str(folder.root).encode() in command
-
-
-def interpreter() -> str:
-    """The interpreter that runs this process."""
-    return sys.executable

@@ -72,6 +72,7 @@ class Master:
                 RuntimeConfig(
                     checkpoint_every_ms=settings.checkpoint_every_ms,
                     allow_dropped_state=settings.allow_dropped_state,
+                    worker_memory_bytes=settings.memory_limit_bytes or None,
                 ),
                 str(state.checkpoints),
                 state.live,

@@ -28,6 +28,8 @@ class Submission:
         checkpoint_every_ms: From one checkpoint to the next.
         origin: Savepoint or checkpoints to begin from.
         allow_dropped_state: State of it that the job has no place for may be given up.
+        memory_limit_bytes: A worker process that holds more is replaced; 0 for no limit.
+        requirements: What pip is to install for the job, as in a requirements file.
     """
 
     file: str
@@ -38,6 +40,8 @@ class Submission:
     checkpoint_every_ms: int = 1_000
     origin: str = ""
     allow_dropped_state: bool = False
+    memory_limit_bytes: int = 0
+    requirements: str = ""
 
 
 def pack(target: Path) -> tuple[str, str]:

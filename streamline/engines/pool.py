@@ -66,6 +66,7 @@ class ProcessPool:
         self._serving: set[asyncio.Task[Any]] = set()
         self._closing = False
         self._leaving: set[subprocess.Popen[bytes]] = set()
+        self._reasons: dict[int, str] = {}
         self._guarding: asyncio.Task[None] | None = None
 
     @property
@@ -164,13 +165,22 @@ class ProcessPool:
         )
 
     async def _guard(self) -> None:
-        """Kill workers that stay stopped while we are not."""
+        """Kill workers that stay stopped while we are not, or take more memory than they may."""
         looks: dict[int, int] = {}
+        limit = self._settings.config.worker_memory_bytes
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             for process in list(self._processes.values()):
-                looks[process.pid] = looks.get(process.pid, 0) + 1 if _stopped(process.pid) else 0
-                if looks[process.pid] >= _STOPPED_LOOKS and process.poll() is None:
+                pid = process.pid
+                looks[pid] = looks.get(pid, 0) + 1 if is_stopped(pid) else 0
+                held = memory_bytes(pid) if limit is not None else 0
+                if limit is not None and held > limit:
+                    self._reasons[pid] = (
+                        f"held {held >> 20} MiB of memory, more than the {limit >> 20} MiB allowed"
+                    )
+                elif looks[pid] < _STOPPED_LOOKS:
+                    continue
+                if process.poll() is None:
                     process.kill()
 
     async def _watch(self, worker: int, process: subprocess.Popen[bytes], directory: str) -> None:
@@ -185,8 +195,9 @@ class ProcessPool:
         writer = self._writers.pop(worker, None)
         if writer is not None:
             writer.close()
+        reason = self._reasons.pop(process.pid, None)
         if not self._closing:
-            self._on_lost(worker, _how(status))
+            self._on_lost(worker, reason or _how(status))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
@@ -229,7 +240,16 @@ async def _read(reader: asyncio.StreamReader, limit: int) -> Any:
         raise ProtocolError(f"a message cannot be read: {error}") from error
 
 
-def _stopped(pid: int) -> bool:
+def memory_bytes(pid: int) -> int:
+    """Resident memory of a process; 0 where there is no /proc, as nobody knows."""
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[1]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def is_stopped(pid: int) -> bool:
     """Whether a process was stopped by a signal; where there is no /proc, nobody knows."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
