@@ -175,6 +175,14 @@ class SourceReader(ABC, Generic[T]):
         """
         return None
 
+    @property
+    def lag(self) -> int | None:
+        """How many records there are that have not been read yet, or None if nobody can tell.
+
+        For monitoring only: asked from another thread, and may be some seconds old.
+        """
+        return None
+
     async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
         """A checkpoint with these positions is complete. For monitoring only; may be missed."""
 

@@ -109,10 +109,15 @@ class Fetched:
 
     def caught_up(self, partition: TopicPartition, offset: int) -> bool:
         """Whether the broker has nothing more at ``offset``, as far as it has told us."""
-        last = self._consumer.last_stable_offset(partition)
+        behind = self.behind(partition, offset)
+        return behind is not None and behind <= 0
+
+    def behind(self, partition: TopicPartition, offset: int) -> int | None:
+        """How many offsets there are from ``offset`` on, as far as the broker has told us."""
+        last: int | None = self._consumer.last_stable_offset(partition)
         if last is None or last < 0:
             last = self._consumer.highwater(partition)
-        return last is not None and offset >= last
+        return None if last is None else last - offset
 
     async def reachable(self) -> bool:
         """Ask the brokers who they are; False if none answers."""

@@ -6,9 +6,11 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import wraps
 from typing import Any, Literal, TypeVar
 
 from aiokafka import errors
+from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.helpers import create_ssl_context
 
 from streamline.connectors.outage import Patience, log
@@ -44,6 +46,31 @@ class _Refusals(logging.Handler):
 
 _refusals = _Refusals()
 logging.getLogger("aiokafka").addHandler(_refusals)
+
+_Send = Callable[..., Awaitable[Any]]
+
+
+def _also_on_uvloop(send: _Send) -> _Send:
+    """Have a connection that is gone told as what it is.
+
+    Where asyncio's transports raise OSError, uvloop's raise RuntimeError. aiokafka does not expect
+    that: the task that looks after the brokers would die of it, and others wait for it for ever.
+    """
+
+    @wraps(send)
+    def guarded(connection: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        try:
+            return send(connection, *args, **kwargs)
+        except RuntimeError as error:
+            connection.close(reason=CloseReason.CONNECTION_BROKEN)
+            where = f"{connection.host}:{connection.port}"
+            raise errors.KafkaConnectionError(f"Connection at {where} broken: {error}") from error
+
+    return guarded
+
+
+for _name in ("send", "_send_sasl_token"):
+    setattr(AIOKafkaConnection, _name, _also_on_uvloop(getattr(AIOKafkaConnection, _name)))
 
 AWAY = (
     errors.KafkaConnectionError,
@@ -167,8 +194,7 @@ def explain(error: BaseException, servers: str) -> str:
 def check_alive(client: Any) -> None:
     """See to it that aiokafka's client still looks after the brokers.
 
-    When a connection breaks at a bad moment the task that does so dies without a word, and what
-    waits for it waits for ever.
+    Should the task that does so die, what waits for it would wait for ever.
 
     Raises:
         KafkaError: If it does not; a new client is needed.

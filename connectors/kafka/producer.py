@@ -9,7 +9,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streamline.connectors.kafka.client import KafkaSecurity, check_alive
+from streamline.connectors.kafka.client import KafkaSecurity, check_alive, log
 
 _CLOSE_WITHIN_S = 2.0
 _LOOK_EVERY_S = 1.0
@@ -160,13 +160,19 @@ class Producer:
 
 
 async def _stop(producer: AIOKafkaProducer) -> None:
-    """Close a producer also when it has something to send and nobody takes it."""
-    try:
-        async with asyncio.timeout(_CLOSE_WITHIN_S):
-            await producer.stop()
-    except TimeoutError:
-        await producer._sender.close()
-        await producer.client.close()
+    """Close a producer also when it has something to send and nobody takes it.
+
+    Each step by itself, since one may wait for a task that waits for a broker for ever.
+    """
+    for close in (producer.stop, producer._sender.close, producer.client.close):
+        try:
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await close()
+        except (TimeoutError, errors.KafkaError) as error:
+            log.debug("closing a producer: %r", error)
+        else:
+            if close == producer.stop:
+                return
 
 
 def _ignore(future: asyncio.Future[Any]) -> None:

@@ -80,7 +80,12 @@ class KafkaReader(SourceReader[T]):
         self._placing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
         self._assigned = False
+        self._lag: int | None = None
         self.active: set[str] = set()
+
+    @property
+    def lag(self) -> int | None:
+        return self._lag
 
     # ------------------------------------------------------------------ begin and end
 
@@ -400,11 +405,21 @@ class KafkaReader(SourceReader[T]):
         log.warning("streamline: %s; going on at %d", where, partition.offset)
         await self._place()
 
+    def _measure(self, fetched: Fetched) -> None:
+        """How far behind reading is; partitions that have not been asked for yet do not count."""
+        behind = [
+            fetched.behind(one.at, one.offset)
+            for one in self._partitions.values()
+            if one.offset is not None and not one.ended
+        ]
+        self._lag = sum(max(0, one) for one in behind if one is not None)
+
     async def _watch(self) -> None:
         """Say so when no broker answers any more, and when one does again."""
         away = False
         while self._fetched is not None:
             await asyncio.sleep(_LOOK_AFTER_S)
+            self._measure(self._fetched)
             there = await self._fetched.reachable()
             if there == away:
                 away = not there

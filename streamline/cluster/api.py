@@ -125,6 +125,13 @@ class TaskModel(BaseModel):
     busy: float
     idle: float
     backpressured: float
+    watermark_lag_s: float | None = Field(None, description="How far event time is behind.")
+    alignment_s: float = Field(0, description="First to last barrier, of the last checkpoint.")
+    credits: int = Field(0, description="Batches it may send before it has to wait.")
+    credits_limit: int = 0
+    state_entries: int = Field(0, description="Entries of keyed state in memory.")
+    state_bytes: int = Field(0, description="Keyed state in the last checkpoint.")
+    source_lag: int | None = Field(None, description="Records that are there and not read yet.")
 
 
 class WorkerModel(BaseModel):

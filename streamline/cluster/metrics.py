@@ -20,6 +20,15 @@ _TASK_GAUGES = {
     "busy": "Part of its time that a task worked.",
     "idle": "Part of its time that a task waited for input.",
     "backpressured": "Part of its time that a task waited for those behind it.",
+    "credits": "Batches that a task may send before it has to wait.",
+    "credits_limit": "Batches that a task may send when all behind it have caught up.",
+    "state_entries": "Entries of keyed state that a task holds in memory.",
+    "state_bytes": "Keyed state of a task in its last checkpoint.",
+    "source_lag": "Records that are there and that a source task has not read yet.",
+}
+_TASK_SECONDS = {
+    "alignment_s": "From the first to the last barrier of the last checkpoint.",
+    "watermark_lag_s": "How far the event time of a task is behind the clock.",
 }
 _NODE_COUNTERS = {
     "late": "Records that came too late for their windows.",
@@ -66,8 +75,16 @@ class _Jobs(Collector):
             for key, text in named.items():
                 family = kind(f"streamline_task_{key}", text, labels=_TASK)
                 for job, task in self._all_tasks():
-                    family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
+                    if task[key] is not None:
+                        family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
                 yield family
+        for key, text in _TASK_SECONDS.items():
+            name = f"streamline_task_{key.removesuffix('_s')}_seconds"
+            family = GaugeMetricFamily(name, text, labels=_TASK)
+            for job, task in self._all_tasks():
+                if task[key] is not None:
+                    family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
+            yield family
         family = GaugeMetricFamily(
             "streamline_task_watermark_seconds", "Event time a task has reached.", labels=_TASK
         )

@@ -34,7 +34,9 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
             "size_bytes": done.size_bytes,
             "age_s": (now_ms - done.ended_ms) / 1000,
         },
-        "tasks": [_task(status, task, worker) for task, worker in sorted(status.placement.items())],
+        "tasks": [
+            _task(status, task, worker, now_ms) for task, worker in sorted(status.placement.items())
+        ],
         "workers": [
             {"id": worker, "pid": pid, "state": "running"}
             for worker, pid in sorted(status.workers.items())
@@ -44,13 +46,14 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
     }
 
 
-def _task(status: JobStatus, task: str, worker: int) -> dict[str, Any]:
+def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, Any]:
     node, _, index = task.removesuffix("]").rpartition("[")
     counted = status.tasks.get(task, {})
     up_ms = max(1, counted.get("up_ms", 0))
     idle = counted.get("idle_ms", 0) / up_ms
     blocked = counted.get("backpressured_ms", 0) / up_ms
     watermark = counted.get("watermark", MIN_TIMESTAMP)
+    reached = watermark if MIN_TIMESTAMP < watermark < MAX_TIMESTAMP else None
     return {
         "node": node,
         "index": int(index),
@@ -60,8 +63,15 @@ def _task(status: JobStatus, task: str, worker: int) -> dict[str, Any]:
         "records_out": counted.get("records_out", 0),
         "bytes_in": counted.get("bytes_in", 0),
         "bytes_out": counted.get("bytes_out", 0),
-        "watermark": watermark if MIN_TIMESTAMP < watermark < MAX_TIMESTAMP else None,
+        "watermark": reached,
         "busy": round(max(0.0, 1 - idle - blocked), 3) if counted else 0.0,
         "idle": round(min(1.0, idle), 3),
         "backpressured": round(min(1.0, blocked), 3),
+        "watermark_lag_s": None if reached is None else (now_ms - reached) / 1000,
+        "alignment_s": counted.get("alignment_ms", 0) / 1000,
+        "credits": counted.get("credits", 0),
+        "credits_limit": counted.get("credits_limit", 0),
+        "state_entries": counted.get("state_entries", 0),
+        "state_bytes": counted.get("state_bytes", 0),
+        "source_lag": counted.get("source_lag"),
     }

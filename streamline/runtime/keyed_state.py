@@ -100,6 +100,7 @@ class KeyedState:
         self._known: frozenset[str] = frozenset()
         self._state: TaskState | None = None
         self._copying = 0
+        self._stored_bytes = 0
         self._closed = False
 
     @property
@@ -111,6 +112,12 @@ class KeyedState:
     def _open_state(self) -> TaskState:
         assert self._state is not None, "restore comes first"
         return self._state
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Entries held in memory, and bytes of the last files that were stored."""
+        state = self._state
+        return 0 if state is None else state.entries, self._stored_bytes
 
     def restore(self, handles: list[StateHandle]) -> None:
         """Open the state, empty or with what the old tasks had of our key groups.
@@ -233,6 +240,7 @@ class KeyedState:
                 pending.declined(snapshot.epoch, str(result))
                 return
             self._uploaded[snapshot.epoch] = frozenset(file.digest for file in result)
+            self._stored_bytes = sum(file.size_bytes for file in result)
             handle = self._handle(result, metadata)
             pending.taken(replace(snapshot, state=handle))
 

@@ -175,7 +175,8 @@ class Task:
         self._unready: list[SinkWriter[Any]] = []
         self._last_barrier = 0
         self._partition_watermarks: dict[str, int] = {}
-        self._began_s = services.clock.monotonic_s()
+        self._began_s = self._first_barrier_s = services.clock.monotonic_s()
+        self._alignment_ms = 0
         self.idle_s = self.backpressured_s = 0.0
 
     @property
@@ -184,11 +185,12 @@ class Task:
         return self._chain.counters
 
     def counted(self) -> dict[str, int]:
-        """What the task itself has counted: records in and out, and where its time went, in ms."""
+        """What the task itself has counted, and how it stands; times in ms."""
         first, last = self._place.stage.nodes[0], self._place.stage.nodes[-1]
         counters = self._chain.counters
         into, out = counters[first.id], counters[last.id]
-        return {
+        senders = [sender for router in self._place.routers for sender in router.senders]
+        counted = {
             "records_in": into.records_out if self._source is not None else into.records_in,
             "records_out": out.records_in if isinstance(last.body, Sink) else out.records_out,
             "bytes_in": into.bytes_in,
@@ -196,7 +198,16 @@ class Task:
             "up_ms": int((self._services.clock.monotonic_s() - self._began_s) * 1000),
             "idle_ms": int(self.idle_s * 1000),
             "backpressured_ms": int(self.backpressured_s * 1000),
+            "alignment_ms": self._alignment_ms,
+            "credits": sum(sender.credits.left.batches for sender in senders),
+            "credits_limit": sum(sender.credits.limit.batches for sender in senders),
         }
+        if self._state is not None:
+            counted["state_entries"], counted["state_bytes"] = self._state.size
+        lag = None if self._reader is None else self._reader.lag
+        if lag is not None:
+            counted["source_lag"] = lag
+        return counted
 
     @property
     def blocked(self) -> bool:
@@ -436,8 +447,7 @@ class Task:
                     self._chain.head.watermark(merged)
                 return self._after_batch()
             if isinstance(message, Barrier):
-                barrier = self._aligner.on_barrier(index, message)
-                return _AGAIN if barrier is None else self._pass_barrier(barrier)
+                return self._align(index, message)
             assert isinstance(message, EndOfInput)
             return self._end_input(index)
         return None
@@ -487,6 +497,18 @@ class Task:
         assert isinstance(command, AssignPartitions) and self._reader is not None
         self._reader.assign(dict.fromkeys(command.partitions))
         return _AGAIN
+
+    def _align(self, index: int, message: Barrier) -> Step:
+        """A barrier has come on an input."""
+        before = self._aligner.aligning
+        barrier = self._aligner.on_barrier(index, message)
+        now_s = self._services.clock.monotonic_s()
+        if before is None or before.epoch < message.epoch:
+            self._first_barrier_s = now_s
+        if barrier is None:
+            return _AGAIN
+        self._alignment_ms = int((now_s - self._first_barrier_s) * 1000)
+        return self._pass_barrier(barrier)
 
     def _pass_barrier(self, barrier: Barrier) -> Step:
         """All inputs have delivered the barrier: hand it on and take the snapshot."""

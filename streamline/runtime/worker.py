@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
@@ -41,6 +42,7 @@ from streamline.state.manifest import StateFile
 from streamline.state.rocksdb import open_rocksdb
 from streamline.state.store import open_store
 
+_CLOSE_WITHIN_S = 30.0
 CRASH_VARIABLE = "STREAMLINE_TEST_CRASH"
 
 
@@ -121,7 +123,7 @@ class Worker:
             future.cancel()
         await asyncio.gather(*running.values(), return_exceptions=True)
         for task in self._tasks.values():
-            await task.close()
+            await self._close(task)
         self._tasks = {}
         shutil.rmtree(self._settings.directory, ignore_errors=True)
 
@@ -156,7 +158,8 @@ class Worker:
                 return
             for task_id, task in self._tasks.items():
                 restore = message.tasks[task_id]
-                self._running[task_id] = asyncio.ensure_future(self._run(task, restore))
+                running = self._running[task_id] = asyncio.ensure_future(self._run(task, restore))
+                running.add_done_callback(self._check)
 
     def _build(
         self,
@@ -172,7 +175,15 @@ class Worker:
         try:
             await run_task(task, restore, self._clock)
         except asyncio.CancelledError:
-            raise
+            current = asyncio.current_task()
+            assert current is not None
+            if current.cancelling():
+                raise
+            # What it waited for was cancelled by somebody else, such as a client's own close.
+            await self._close(task)
+            reason = f"{task.id} waited for something that was given up"
+            trace = traceback.format_exc()
+            self._end(Failed(generation, task.id, reason, trace))
         except Exception as error:  # noqa: BLE001 - whatever it is, it ends the task
             await self._close(task)
             self._end(failure(generation, task.id, error))
@@ -183,9 +194,12 @@ class Worker:
     async def _close(self, task: Task) -> None:
         """Close a task that has ended; an error in that is told, but it is not the reason."""
         try:
-            await task.close()
+            async with asyncio.timeout(_CLOSE_WITHIN_S):
+                await task.close()
+        except TimeoutError:
+            print(f"streamline: {task.id} could not be closed; going on", file=sys.stderr)
         except Exception as error:  # noqa: BLE001 - it has ended already; this is only told
-            print(f"streamline: closing {task.id} failed: {error}", file=sys.stderr)
+            print(f"streamline: closing {task.id} failed: {error!r}", file=sys.stderr)
 
     def _end(self, report: Report) -> None:
         if self._link is not None:
