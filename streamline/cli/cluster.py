@@ -16,8 +16,10 @@ import click
 
 from streamline.cli.options import job_arguments, parse_params
 from streamline.cli.streams import tell
+from streamline.clock import SystemClock
 from streamline.config import positive_duration_ms, size_bytes
 from streamline.errors import UsageError
+from streamline.logs import JsonLog
 
 _EXTRA = (
     "the commands of a cluster need more; install it by: pip install 'streamline-engine[cluster]'"
@@ -70,12 +72,14 @@ def cluster() -> None:
 )
 @click.option("--tls-cert", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--tls-key", type=click.Path(dir_okay=False, exists=True, path_type=Path))
+@click.option("--log-json", is_flag=True, help="Logs, also those of jobs, have JSON lines.")
 def start(
     data_dir: Path,
     listen: str,
     token_file: Path | None,
     tls_cert: Path | None,
     tls_key: Path | None,
+    log_json: bool,
 ) -> None:
     """Start the cluster's daemon, in the foreground.
 
@@ -106,8 +110,14 @@ def start(
         token=token,
         certificate=tls_cert,
         key=tls_key,
-        say=lambda text: tell(f"streamline: {text}"),
+        log_json=log_json,
+        say=_json_teller() if log_json else lambda text: tell(f"streamline: {text}"),
     )
+
+
+def _json_teller() -> Callable[[str], None]:
+    log = JsonLog(sys.stderr, SystemClock())
+    return lambda text: log.say("info", text)
 
 
 @click.command()

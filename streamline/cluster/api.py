@@ -5,6 +5,7 @@ Errors are problem details (RFC 9457): ``type``, ``title``, ``status``, ``detail
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
 from collections import OrderedDict, deque
@@ -110,6 +111,15 @@ class CheckpointModel(BaseModel):
     age_s: float
 
 
+class StoredCheckpointModel(BaseModel):
+    """A complete checkpoint."""
+
+    epoch: int
+    created_ms: int
+    duration_s: float
+    size_bytes: int
+
+
 class TaskModel(BaseModel):
     """One task."""
 
@@ -160,6 +170,7 @@ class JobModel(BaseModel):
     tasks: list[TaskModel]
     workers: list[WorkerModel]
     counters: dict[str, dict[str, int]]
+    refused: int = Field(description="Connections by strangers that were turned away.")
     last_error: str
 
 
@@ -278,10 +289,15 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
-        jobs = [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
-        return Response(as_text(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return _metrics(
+            [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
+        )
 
     return app
+
+
+def _metrics(jobs: list[Json]) -> Response:
+    return Response(as_text(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _document(app: FastAPI) -> Json:
@@ -360,6 +376,16 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
         found = daemon.job_folder(daemon.jobs.find(job).id).root / "graph.json"
         answer: Json = json.loads(found.read_text())
         return answer
+
+    @app.get("/v1/jobs/{job}/checkpoints", response_model=list[StoredCheckpointModel])
+    async def checkpoints(job: str) -> Any:
+        """The complete checkpoints there are, the newest last."""
+        return await asyncio.to_thread(daemon.checkpoints, daemon.jobs.find(job))
+
+    @app.get("/v1/jobs/{job}/metrics", response_class=PlainTextResponse)
+    async def metrics(job: str) -> Response:
+        """Its part of ``/metrics``."""
+        return _metrics([await daemon.describe(daemon.jobs.find(job))])
 
     @app.get("/v1/jobs/{job}/exceptions")
     async def exceptions(job: str) -> Json:

@@ -29,7 +29,8 @@ from streamline.cluster.journal import Journal
 from streamline.cluster.keeper import Keeper
 from streamline.cluster.submission import Submission, unpack
 from streamline.coordinator.job import JobState
-from streamline.errors import StateError, StreamlineError, UsageError
+from streamline.errors import CheckpointError, StateError, StreamlineError, UsageError
+from streamline.state.store import open_store
 
 _COMPACT_BYTES = 1 << 20
 _INSPECT_S = 60.0
@@ -50,14 +51,16 @@ class Daemon:
     Args:
         folder: The data folder; made if it is not there.
         clock: The time.
+        log_json: Logs of jobs are to have JSON lines, from their next start on.
 
     Raises:
         LockedError: If another daemon uses the folder.
         StateError: If it cannot be used.
     """
 
-    def __init__(self, folder: Path, clock: Clock) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, log_json: bool = False) -> None:
         self.folder = folder
+        self._log_json = log_json
         self._clock = clock
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
@@ -230,8 +233,28 @@ class Daemon:
             "tasks": status.get("tasks", []) if job.state is None else [],
             "workers": status.get("workers", []) if job.state is None else [],
             "counters": status.get("counters", {}),
+            "refused": status.get("refused", 0),
             "last_error": job.reason or status.get("last_error", ""),
         }
+
+    def checkpoints(self, job: JobRecord) -> list[dict[str, Any]]:
+        """The complete checkpoints there are of a job, the newest last."""
+        found: list[dict[str, Any]] = []
+        store = open_store(str(self.job_folder(job.id).state / "checkpoints"))
+        for epoch in store.epochs():
+            try:
+                manifest = store.read_manifest(epoch)
+            except (CheckpointError, OSError):
+                continue  # it was removed just now, or is damaged
+            found.append(
+                {
+                    "epoch": epoch,
+                    "created_ms": manifest.created_ms,
+                    "duration_s": manifest.duration_ms / 1000,
+                    "size_bytes": manifest.size_bytes,
+                }
+            )
+        return found
 
     # ------------------------------------------------------------------ inside
 
@@ -246,6 +269,7 @@ class Daemon:
         self.keepers[job.id] = Keeper(
             job,
             self.job_folder(job.id),
+            log_json=self._log_json,
             token=self._master_token,
             clock=self._clock,
             on_end=lambda end: self._ended(job.id, end),

@@ -36,6 +36,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
         params: Values of its parameters.
         parallelism, nodes, checkpoint_every_ms, origin, allow_dropped_state, memory_limit_bytes:
             See ``JobOptions``.
+        log_json: What is printed and logged becomes JSON lines.
     """
 
     id: str
@@ -50,6 +51,7 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     allow_dropped_state: bool
     memory_limit_bytes: int
+    log_json: bool
 
 
 class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):

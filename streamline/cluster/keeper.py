@@ -48,6 +48,7 @@ class Keeper:
     Args:
         job: The job; its options may change.
         folder: Its folder.
+        log_json: Its log is to have JSON lines.
         token: What gives the right to give orders to its process.
         clock: The time.
         on_end: Called once, when the job has ended.
@@ -62,6 +63,7 @@ class Keeper:
         job: JobRecord,
         folder: JobFolder,
         *,
+        log_json: bool,
         token: str,
         clock: Clock,
         on_end: Callable[[MasterEnd], None],
@@ -71,6 +73,7 @@ class Keeper:
         self._job = job
         self._folder = folder
         self._token = token
+        self._log_json = log_json
         self._clock = clock
         self._on_end = on_end
         self._client: ControlClient | None = None
@@ -246,6 +249,7 @@ class Keeper:
             origin=options.origin,
             allow_dropped_state=options.allow_dropped_state,
             memory_limit_bytes=options.memory_limit_bytes,
+            log_json=self._log_json,
         )
         write_json(self._folder.settings, settings)
         if self.status:

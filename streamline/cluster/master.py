@@ -36,6 +36,7 @@ from streamline.engines.statedir import StateDir
 from streamline.errors import CheckpointError, LockedError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
+from streamline.logs import JsonLog
 from streamline.plan import make_plan, with_parallelism
 from streamline.state.savepoint import check_empty, export_checkpoint
 from streamline.state.store import open_store
@@ -49,10 +50,16 @@ class Master:
         settings: What is to be run.
         graph: The same, built.
         state: Where its checkpoints are.
+        log: Where it says what happens, if that is to be JSON.
     """
 
     def __init__(
-        self, folder: JobFolder, settings: MasterSettings, graph: JobGraph, state: StateDir
+        self,
+        folder: JobFolder,
+        settings: MasterSettings,
+        graph: JobGraph,
+        state: StateDir,
+        log: JsonLog | None = None,
     ) -> None:
         self._folder = folder
         self._settings = settings
@@ -60,6 +67,7 @@ class Master:
         self._clock = SystemClock()
         self._began_ms = self._clock.now_ms()
         self._last_error = ""
+        self._log = log
         self._suspended = False
         self._orders: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._ended = asyncio.Event()
@@ -77,6 +85,7 @@ class Master:
                 str(state.checkpoints),
                 state.live,
                 dict(settings.nodes),
+                settings.id if settings.log_json else "",
             ),
             self._say,
         )
@@ -108,15 +117,21 @@ class Master:
     def _say(self, level: str, text: str) -> None:
         if level != "info":
             self._last_error = text
-        say(level, text)
+        if self._log is None:
+            say(level, text)
+        else:
+            self._log.generation = self._engine.status.generation
+            self._log.say(level, text)
 
     def _describe(self) -> dict[str, Any]:
-        return {"job": self._settings.id} | describe(
+        described = describe(
             self._engine.status,
             now_ms=self._clock.now_ms(),
             began_ms=self._began_ms,
             last_error=self._last_error,
         )
+        described["refused"] += self._server.refused
+        return {"job": self._settings.id} | described
 
     # ------------------------------------------------------------------ orders
 
@@ -224,16 +239,19 @@ def main() -> None:
         if folder.end.exists():
             return
         settings = read_settings(folder.settings)
+        log = JsonLog(sys.stderr, SystemClock(), settings.id) if settings.log_json else None
+        if log is not None:
+            log.install()
         try:
             graph, state = _begin(folder, settings)
         except (StreamlineError, OSError) as error:
-            say("error", str(error))
+            (log.say if log is not None else say)("error", str(error))
             trace = getattr(error, "trace", "") or traceback.format_exc()
             end = MasterEnd(state="failed", reason=str(error), trace=trace)
             write_json(folder.end, end)
             return
         with closing(state):
-            asyncio.run(Master(folder, settings, graph, state).run())
+            asyncio.run(Master(folder, settings, graph, state, log).run())
 
 
 if __name__ == "__main__":

@@ -50,10 +50,12 @@ class _Jobs(Collector):
     def collect(self) -> Iterator[Metric]:
         up = GaugeMetricFamily("streamline_job_state", "1 for its state.", labels=["job", "state"])
         restarts = CounterMetricFamily("streamline_restarts", "Restarts.", labels=["job"])
+        refused = CounterMetricFamily("streamline_refused", "Strangers refused.", labels=["job"])
         for job in self._jobs:
             up.add_metric([job["id"], job["state"]], 1)
             restarts.add_metric([job["id"]], job["restarts"])
-        yield from (up, restarts)
+            refused.add_metric([job["id"]], job["refused"])
+        yield from (up, restarts, refused)
         yield from self._checkpoints()
         yield from self._tasks()
         yield from self._nodes()

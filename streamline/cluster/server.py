@@ -43,6 +43,7 @@ def serve(
     token: str | None,
     certificate: Path | None,
     key: Path | None,
+    log_json: bool,
     say: Callable[[str], None],
 ) -> None:
     """Serve until SIGTERM or SIGINT; then drain all jobs to a checkpoint.
@@ -52,6 +53,7 @@ def serve(
         host, port: Where to listen.
         token: Who has it is let in; the data folder's own if not given.
         certificate, key: For TLS.
+        log_json: Logs of jobs are to have JSON lines.
         say: Told what the user should know.
 
     Raises:
@@ -68,7 +70,7 @@ def serve(
             say(f"listening on {host} without TLS: whoever can listen in can read the token")
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(folder, listening, token, certificate, key, say))
+        asyncio.run(_serve(folder, listening, token, certificate, key, log_json, say))
 
 
 async def _serve(
@@ -77,10 +79,11 @@ async def _serve(
     token: str | None,
     certificate: Path | None,
     key: Path | None,
+    log_json: bool,
     say: Callable[[str], None],
 ) -> None:
     clock = SystemClock()
-    daemon = Daemon(folder.absolute(), clock)
+    daemon = Daemon(folder.absolute(), clock, log_json=log_json)
     if token is not None:
         daemon.token = token
     host, port = listening.getsockname()[:2]

@@ -42,6 +42,7 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
             for worker, pid in sorted(status.workers.items())
         ],
         "counters": status.counters,
+        "refused": status.refused,
         "last_error": last_error,
     }
 

@@ -27,6 +27,7 @@ class JobStatus:
         placement: Worker of each task.
         running: Tasks that run.
         workers: Process id of each worker.
+        refused: Connections by strangers that were turned away.
         reason: Why it ended, if it failed.
         trace: The traceback behind that.
     """
@@ -45,6 +46,7 @@ class JobStatus:
     placement: dict[str, int] = field(default_factory=dict)
     running: set[str] = field(default_factory=set)
     workers: dict[int, int] = field(default_factory=dict)
+    refused: int = 0
     reason: str = ""
     trace: str = ""
 

@@ -74,6 +74,7 @@ class LocalSettings:
         checkpoints: URL of the checkpoint store.
         live: Folder for live state.
         nodes: Parallelism of single nodes, where it is not as the job says.
+        log_as: What workers print becomes JSON lines of a job of this name; empty leaves it.
     """
 
     spec: JobSpec
@@ -83,6 +84,7 @@ class LocalSettings:
     checkpoints: str
     live: Path
     nodes: Mapping[str, int] = field(default_factory=dict)
+    log_as: str = ""
 
 
 @dataclass
@@ -149,6 +151,7 @@ class LocalEngine:
                 config=settings.config,
                 directory="",
                 checkpoints=settings.checkpoints,
+                log_as=settings.log_as,
             ),
             settings.live,
             on_ready=self._worker_ready,
@@ -407,6 +410,7 @@ class LocalEngine:
         status.placement = {str(task): worker for task, worker in machine.placement.items()}
         status.running = {str(task) for task in machine.running}
         status.workers = self._pool.pids
+        status.refused = self._pool.refused + sum(one.refused for one in self._progress.values())
         counters: dict[str, dict[str, int]] = {}
         watermarks: list[int] = []
         tasks: dict[str, dict[str, int]] = {}

@@ -95,12 +95,14 @@ class Progress:
         counters: By node and name, summed over the worker's tasks of the node.
         watermarks: Event time of each task.
         tasks: For each task, what it has counted itself: records, and time in ms.
+        refused: Connections by strangers that the worker has turned away.
     """
 
     generation: int
     counters: dict[str, dict[str, int]]
     watermarks: dict[str, int]
     tasks: dict[str, dict[str, int]]
+    refused: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class WorkerSettings:
         config: Settings of the run.
         directory: A folder for live state; emptied at the start.
         checkpoints: URL of the checkpoint store.
+        log_as: What is printed becomes JSON lines of a job of this name; empty leaves it.
     """
 
     worker: int
@@ -127,6 +130,7 @@ class WorkerSettings:
     config: RuntimeConfig
     directory: str
     checkpoints: str
+    log_as: str = ""
 
 
 class ControlLink:

@@ -22,6 +22,7 @@ from streamline.clock import SystemClock
 from streamline.codec import decode
 from streamline.errors import StateError, StreamlineError
 from streamline.ids import TaskId
+from streamline.logs import JsonLog, current_task
 from streamline.plan import ExecutionPlan, make_plan, with_parallelism
 from streamline.runtime.control import Failed, Finished, Report
 from streamline.runtime.deploy import RemoteEnds, build_tasks
@@ -49,8 +50,9 @@ CRASH_VARIABLE = "STREAMLINE_TEST_CRASH"
 class Worker:
     """The tasks of one process."""
 
-    def __init__(self, settings: WorkerSettings) -> None:
+    def __init__(self, settings: WorkerSettings, log: JsonLog | None) -> None:
         self._settings = settings
+        self._log = log
         self._loop = asyncio.get_running_loop()
         self._exchange = Exchange(
             settings.token, settings.worker, limit=settings.config.max_frame_bytes
@@ -137,6 +139,8 @@ class Worker:
                 return
             await self._end_tasks()
             self._generation = message.generation
+            if self._log is not None:
+                self._log.generation = message.generation
             self._last_words = {}
             self._exchange.begin(message.generation)
             plan = make_plan(with_parallelism(self._graph, message.nodes), message.parallelism)
@@ -172,6 +176,7 @@ class Worker:
 
     async def _run(self, task: Task, restore: Any) -> None:
         generation = self._generation
+        current_task.set(task.id)
         try:
             await run_task(task, restore, self._clock)
         except asyncio.CancelledError:
@@ -245,7 +250,7 @@ class Worker:
                 counted.add_to(counters.setdefault(str(node), {}))
         watermarks = {str(task_id): task.watermark for task_id, task in tasks}
         counted_of = {str(task_id): task.counted() for task_id, task in tasks}
-        return Progress(self._generation, counters, watermarks, counted_of)
+        return Progress(self._generation, counters, watermarks, counted_of, self._exchange.refused)
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:
@@ -302,8 +307,8 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         uvloop.run(main)
 
 
-async def _main(settings: WorkerSettings) -> None:
-    await Worker(settings).run()
+async def _main(settings: WorkerSettings, log: JsonLog | None) -> None:
+    await Worker(settings, log).run()
 
 
 def main() -> None:
@@ -316,8 +321,11 @@ def main() -> None:
     if os.getppid() != parent:
         return  # it died before we asked to be told
     tune_gc()
+    log = JsonLog(sys.stderr, SystemClock(), settings.log_as) if settings.log_as else None
+    if log is not None:
+        log.install()
     try:
-        _run(_main(settings))
+        _run(_main(settings, log))
     except StreamlineError as error:
         print(f"streamline: {error}", file=sys.stderr)
         raise SystemExit(1) from error

@@ -40,9 +40,10 @@ class Cluster:
             job.kill()
         psutil.wait_procs([*jobs, *workers], 5)
 
-    def start(self):
+    def start(self, *options):
+        where = ("--data-dir", self.data, "--listen", self.url[7:])
         self.process = subprocess.Popen(
-            self.command("cluster", "start", "--data-dir", self.data, "--listen", self.url[7:]),
+            self.command("cluster", "start", *where, *options),
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,

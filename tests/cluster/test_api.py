@@ -1,12 +1,16 @@
 """The API: who may come in, what it says of itself, and that nothing makes it fall over."""
 
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from streamline.cluster.submission import MOST_BYTES
 from tests.cluster.running import JOBS, Cluster
@@ -64,14 +68,48 @@ def test_what_is_told_of_a_job(cluster, http):
     }  # fmt: skip
 
 
+NAMES = (
+    "task_records_in_total", "task_records_out_total", "task_bytes_in_total",
+    "task_bytes_out_total", "task_busy", "task_idle", "task_backpressured",
+    "task_watermark_seconds", "task_watermark_lag_seconds", "task_alignment_seconds",
+    "task_credits", "task_credits_limit", "task_state_entries", "task_state_bytes",
+    "node_late_total", "node_skipped_total", "node_dead_letters_total", "node_future_total",
+    "checkpoint_duration_seconds", "checkpoint_size_bytes", "checkpoint_age_seconds",
+    "restarts_total", "refused_total",
+)  # fmt: skip
+
+
 def test_metrics(cluster, http):
-    text = http.get("/metrics").text
-    assert f'streamline_job_state{{job="{cluster.job}",state="running"}} 1.0' in text
-    labels = f'job="{cluster.job}",node="window"'
-    for name in ("records_in_total", "busy", "idle", "backpressured", "watermark_seconds"):
-        lines = [line for line in text.splitlines() if line.startswith(f"streamline_task_{name}")]
-        assert any(labels.split(",")[0] in line for line in lines), name
-    assert f'streamline_checkpoint_duration_seconds{{job="{cluster.job}"}}' in text
+    """Read as Prometheus reads them; all jobs together, and one alone."""
+    state = f'streamline_job_state{{job="{cluster.job}",state="running"}} 1.0'
+    for path in ("/metrics", f"/v1/jobs/{cluster.job}/metrics"):
+        text = http.get(path).text
+        assert state in text
+        found = {}
+        for family in text_string_to_metric_families(text):
+            for sample in family.samples:
+                found.setdefault(sample.name, []).append(sample)
+        for name in NAMES:
+            samples = found[f"streamline_{name}"]
+            assert {sample.labels["job"] for sample in samples} == {cluster.job}, name
+        window = {"job": cluster.job, "node": "window"}
+        for name in ("task_records_in_total", "task_state_entries", "task_credits_limit"):
+            of_node = "numbers" if name == "task_credits_limit" else "window"
+            values = [
+                sample.value
+                for sample in found[f"streamline_{name}"]
+                if sample.labels.items() >= {**window, "node": of_node}.items()
+            ]
+            assert len(values) == 2, name
+            assert sum(values) > 0, name
+
+
+def test_checkpoints(cluster, http):
+    found = http.get(f"/v1/jobs/{cluster.job}/checkpoints").json()
+    assert found
+    epochs = [one["epoch"] for one in found]
+    assert epochs == sorted(epochs)
+    assert all(one["size_bytes"] > 0 and one["created_ms"] > 1e12 for one in found)
 
 
 def test_who_may_come_in(cluster):
@@ -118,17 +156,47 @@ def test_verbs_that_make_no_sense(cluster, http):
     assert "has no node 'nobody' to be rescaled" in operation["error"]
 
 
-def test_strangers_at_the_socket_of_a_job(cluster, http):
-    """What is no order is refused, and the job goes on."""
-    import socket
+STRANGE = (
+    b"",
+    b"\0" * 40,
+    b"\xff" * 40,
+    b'\x10\0\0\0{"token": "no"}',
+    b"GET / HTTP/1.1",
+    b"\x08\0\0\0\0\0\0\0\x80",
+    b"\0\0\0\0\0\x01\0\0" + b"x" * 100_000,
+)
 
-    address = json.loads((cluster.data / "jobs" / cluster.job / "master.json").read_text())
-    for said in (b"", b"\0" * 40, b"\xff" * 40, b'\x10\0\0\0{"token": "no"}', b"GET / HTTP/1.1"):
-        with socket.create_connection(("127.0.0.1", address["port"]), timeout=10) as stranger:
-            stranger.sendall(said)
-            stranger.shutdown(socket.SHUT_WR)
-            assert stranger.recv(100) == b""
-    assert http.get(f"/v1/jobs/{cluster.job}").json()["state"] == "running"
+
+def test_strangers_at_every_socket_of_a_job(cluster, http):
+    """What is cut off, too long, without the token or no order at all: refused, counted; and the
+    job goes on."""
+    before = http.get(f"/v1/jobs/{cluster.job}").json()
+    (master,) = cluster.masters()
+    processes = [psutil.Process(master), *psutil.Process(master).children()]
+    ports = {
+        one.laddr.port
+        for process in processes
+        for one in process.net_connections()
+        if one.status == psutil.CONN_LISTEN
+    }
+    assert len(ports) == 4  # orders, the control of its workers, and each of these for its peers
+    for port in sorted(ports):
+        for said in STRANGE:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as stranger:
+                with contextlib.suppress(OSError):  # it may be gone before we are done
+                    stranger.sendall(said)
+                    stranger.shutdown(socket.SHUT_WR)
+                    while stranger.recv(1_000):
+                        pass
+    refused = before["refused"] + len(ports) * len(STRANGE)
+    found = cluster.until(cluster.job, lambda found: found["refused"] >= refused)
+    assert found["state"] == "running"
+    assert found["restarts"] == before["restarts"]
+    assert [one["pid"] for one in found["workers"]] == [one["pid"] for one in before["workers"]]
+    seen = found["records_in"]
+    cluster.until(cluster.job, lambda found: found["records_in"] > seen)
+    text = http.get(f"/v1/jobs/{cluster.job}/metrics").text
+    assert f'streamline_refused_total{{job="{cluster.job}"}} {float(refused)}' in text
 
 
 def test_fuzzed_from_its_own_document(tmp_path):

@@ -109,6 +109,45 @@ def test_what_a_job_prints_and_how_it_fails(cluster, tmp_path):
     )
 
 
+def test_logs_as_json(tmp_path):
+    """Every line is an object with job, generation, node and task, whoever wrote it."""
+    (tmp_path / "talking.py").write_text(
+        "import logging, sys\n"
+        "import streamline as sl\n"
+        "from streamline.connectors.collection import CollectionSource\n"
+        "from streamline.connectors.stdout import StdoutSink\n"
+        "def talk(n):\n"
+        "    print('printed', n)\n"
+        "    print('also', 'printed', file=sys.stderr)\n"
+        "    logging.getLogger('mine').warning('logged %d', n)\n"
+        "    return 1 / n\n"
+        "job = sl.Job('talking')\n"
+        "job.source('n', CollectionSource([2, 0])).map(talk).sink('out', StdoutSink(sl.Json()))\n"
+    )
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start("--log-json")
+        job = cluster.ok("submit", tmp_path / "talking.py")
+        while cluster.status(job)["state"] != "failed":
+            pass
+        lines = [json.loads(line) for line in cluster.ok("logs", job).splitlines()]
+        daemon = [json.loads(line) for line in cluster.kill(signal.SIGTERM)[1].splitlines()]
+    finally:
+        cluster.__exit__()
+    assert all(line.keys() >= {"time", "level", "text"} for line in daemon + lines)
+    assert {line["job"] for line in lines} == {job}
+    assert all(line.keys() >= {"generation", "node", "task"} for line in lines)
+    said = {line["text"]: line for line in lines}
+    for text, more in (
+        ("printed 2", {"level": "info", "stream": "stdout"}),
+        ("also printed", {"level": "info", "stream": "stderr"}),
+        ("logged 2", {"level": "warning", "logger": "mine"}),
+    ):
+        assert said[text].items() >= {**more, "node": "n", "task": "n[0]"}.items()
+        assert said[text]["generation"] >= 1
+    assert any("ZeroDivisionError" in text for text in said)
+
+
 def test_a_key_makes_one_job_of_two_submissions(cluster):
     first = submitted(cluster, "paced.py", "--key", "once", count=10_000_000)
     assert submitted(cluster, "paced.py", "--key", "once", count=10_000_000) == first
