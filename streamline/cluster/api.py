@@ -22,9 +22,10 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamline.clock import Clock
-from streamline.cluster.daemon import BrokenJobError, Daemon
+from streamline.cluster.daemon import Daemon
 from streamline.cluster.environment import BrokenRequirementsError
 from streamline.cluster.jobs import Operation, UnknownJobError, Verb, WrongStateError
+from streamline.cluster.machine import BrokenJobError
 from streamline.cluster.metrics import as_text
 from streamline.cluster.submission import MOST_BYTES, Submission
 from streamline.errors import StreamlineError, UsageError

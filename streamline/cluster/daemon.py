@@ -14,7 +14,6 @@ from typing import Any
 
 from streamline.clock import Clock
 from streamline.cluster.control import OrderFailedError
-from streamline.cluster.environment import environment, install
 from streamline.cluster.files import JobFolder, MasterEnd, lock
 from streamline.cluster.jobs import (
     JobOptions,
@@ -26,23 +25,15 @@ from streamline.cluster.jobs import (
     submitted,
 )
 from streamline.cluster.journal import Journal
-from streamline.cluster.keeper import Keeper
+from streamline.cluster.keeper import Keeper, outcome
+from streamline.cluster.machine import Machine, ThisMachine
 from streamline.cluster.submission import Submission, unpack
 from streamline.coordinator.job import JobState
-from streamline.errors import CheckpointError, StateError, StreamlineError, UsageError
+from streamline.errors import CheckpointError, StateError, UsageError
 from streamline.state.store import open_store
 
 _COMPACT_BYTES = 1 << 20
-_INSPECT_S = 60.0
 _SUSPEND_S = 20.0
-
-
-class BrokenJobError(StreamlineError):
-    """The job's file cannot be built into a job; ``trace`` is cut to the user's own frames."""
-
-    def __init__(self, message: str, trace: str = "") -> None:
-        super().__init__(message)
-        self.trace = trace
 
 
 class Daemon:
@@ -52,13 +43,16 @@ class Daemon:
         folder: The data folder; made if it is not there.
         clock: The time.
         log_json: Logs of jobs are to have JSON lines, from their next start on.
+        machine: Where jobs run; this machine if not given.
 
     Raises:
         LockedError: If another daemon uses the folder.
         StateError: If it cannot be used.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, log_json: bool = False) -> None:
+    def __init__(
+        self, folder: Path, clock: Clock, *, log_json: bool = False, machine: Machine | None = None
+    ) -> None:
         self.folder = folder
         self._log_json = log_json
         self._clock = clock
@@ -78,6 +72,7 @@ class Daemon:
             raise
         self.token = self._read_token("token")
         self._master_token = self._read_token("master-token")
+        self._machine = machine or ThisMachine(self._master_token)
         self.keepers: dict[str, Keeper] = {}
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._submissions: dict[str, asyncio.Task[JobRecord]] = {}
@@ -91,8 +86,8 @@ class Daemon:
         for job in self.jobs.jobs.values():
             if job.state is None:
                 self._keep(job)
-                for operation in self.jobs.pending(job.id):
-                    self._begin(operation, again=True)
+            for operation in self.jobs.pending(job.id):
+                self._begin(operation, again=True)
 
     async def close(self, *, suspend: bool) -> None:
         """End.
@@ -154,9 +149,7 @@ class Daemon:
             folder.root.mkdir(mode=0o700)
             folder.source.mkdir()
             unpack(submission, folder.source)
-            if submission.requirements:
-                await install(folder, submission.requirements)
-            found = await self._inspect(folder, submission)
+            found = await self._machine.look_at(folder, submission)
             options = JobOptions(
                 parallelism=submission.parallelism,
                 checkpoint_every_ms=submission.checkpoint_every_ms,
@@ -269,6 +262,7 @@ class Daemon:
         self.keepers[job.id] = Keeper(
             job,
             self.job_folder(job.id),
+            self._machine.process(self.job_folder(job.id)),
             log_json=self._log_json,
             token=self._master_token,
             clock=self._clock,
@@ -288,16 +282,19 @@ class Daemon:
         self.keepers.pop(job, None)
 
     def _begin(self, operation: Operation, *, again: bool) -> None:
-        keeper = self.keepers[operation.job]
-        task = asyncio.ensure_future(self._carry_out(keeper, operation, again=again))
+        task = asyncio.ensure_future(self._carry_out(operation, again=again))
         self._operations[operation.id] = task
         task.add_done_callback(lambda _: self._operations.pop(operation.id, None))
 
-    async def _carry_out(self, keeper: Keeper, operation: Operation, *, again: bool) -> None:
+    async def _carry_out(self, operation: Operation, *, again: bool) -> None:
         result: dict[str, Any] = {}
         error = ""
+        keeper = self.keepers.get(operation.job)
         try:
-            result = await keeper.carry_out(operation, again=again)
+            if keeper is not None:
+                result = await keeper.carry_out(operation, again=again)
+            else:  # it ended, and the daemon died before it could say what came of this
+                result = outcome(self.job_folder(operation.job), operation)
         except OrderFailedError as failed:
             error = str(failed)
         except Exception as failed:  # noqa: BLE001 - whoever asked is told
@@ -307,43 +304,6 @@ class Daemon:
             options = replace(job.options, parallelism=result["parallelism"], nodes=result["nodes"])
             self._note({"kind": "options", "id": job.id, "options": asdict(options)})
         self._note({"kind": "answered", "id": operation.id, "result": result, "error": error})
-
-    async def _inspect(self, folder: JobFolder, submission: Submission) -> dict[str, Any]:
-        """Build the job in a process of its own."""
-        path = folder.source / submission.file
-        process = await asyncio.create_subprocess_exec(
-            folder.python,
-            *("-m", "streamline.cluster.inspect"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=path.parent,
-            env=environment(folder),
-        )
-        given = {
-            "path": str(path),
-            "expose": submission.expose,
-            "params": submission.params,
-            "parallelism": submission.parallelism,
-        }
-        try:
-            async with asyncio.timeout(_INSPECT_S):
-                out, err = await process.communicate(json.dumps(given).encode())
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise BrokenJobError(f"the job file was not done within {_INSPECT_S:g} s") from None
-        try:
-            found: dict[str, Any] = json.loads(out)
-        except ValueError:
-            words = err.decode(errors="replace").strip()[-2_000:]
-            raise BrokenJobError("the process that built the job died", words) from None
-        if "error" in found:
-            source = f"{path.parent}{os.sep}"
-            raise BrokenJobError(
-                found["error"].replace(source, ""), found.get("trace", "").replace(source, "")
-            )
-        return found
 
     def _read_token(self, name: str) -> str:
         path = self.folder / name

@@ -67,7 +67,7 @@ class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         state, reason, trace: As its engine says.
         status: What it would have said last.
-        results: What came of the orders that ended with it, by operation.
+        results, errors: What came of the orders that it was given, by operation.
     """
 
     state: str
@@ -75,6 +75,7 @@ class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
     trace: str = ""
     status: dict[str, Any] = {}
     results: dict[str, dict[str, Any]] = {}
+    errors: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

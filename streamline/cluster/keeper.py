@@ -6,30 +6,16 @@ It finds the process if there is one, starts one if there is none, and starts an
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from streamline.clock import Clock
-from streamline.cluster.control import ControlClient, MasterGoneError, OrderFailedError
-from streamline.cluster.environment import environment
-from streamline.cluster.files import (
-    JobFolder,
-    MasterEnd,
-    MasterSettings,
-    lock,
-    read_address,
-    read_end,
-    write_json,
-)
+from streamline.cluster.control import MasterGoneError, OrderFailedError
+from streamline.cluster.files import JobFolder, MasterEnd, MasterSettings, read_end, write_json
 from streamline.cluster.jobs import JobRecord, Operation
-from streamline.engines.pool import is_stopped
-from streamline.errors import LockedError
+from streamline.cluster.machine import JobProcess, OrderLine
 
 _LOOK_EVERY_S = 0.05
 _STATUS_EVERY_S = 0.25
@@ -48,6 +34,7 @@ class Keeper:
     Args:
         job: The job; its options may change.
         folder: Its folder.
+        process: Its process.
         log_json: Its log is to have JSON lines.
         token: What gives the right to give orders to its process.
         clock: The time.
@@ -62,6 +49,7 @@ class Keeper:
         self,
         job: JobRecord,
         folder: JobFolder,
+        process: JobProcess,
         *,
         log_json: bool,
         token: str,
@@ -76,9 +64,9 @@ class Keeper:
         self._log_json = log_json
         self._clock = clock
         self._on_end = on_end
-        self._client: ControlClient | None = None
+        self._client: OrderLine | None = None
         self._connected = asyncio.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process = process
         self._deaths: deque[float] = deque(maxlen=_BUDGET)
         self._leaving = False
         self._ended = asyncio.Event()
@@ -90,12 +78,6 @@ class Keeper:
         if self._client is None and self.status:
             return "recovering"
         return str(self.status.get("state", "starting"))
-
-    @property
-    def pid(self) -> int | None:
-        """The job's process."""
-        address = read_address(self._folder.address)
-        return None if address is None or self._client is None else address.pid
 
     async def carry_out(self, operation: Operation, *, again: bool) -> dict[str, Any]:
         """Have the job's process do something; waits until there is one.
@@ -110,7 +92,7 @@ class Keeper:
         deadline = self._clock.monotonic_s() + _CANCEL_WITHIN_S
         while not self._ended.is_set():
             if operation.verb == "cancel" and self._clock.monotonic_s() > deadline:
-                self._kill()
+                self._process.kill()
             client = await self._wait_for_client(_LOOK_EVERY_S * 10)
             if client is None:
                 continue
@@ -122,17 +104,11 @@ class Keeper:
                 async with asyncio.timeout(limit):
                     return await client.call(operation.verb, arguments)
             except TimeoutError:
-                self._kill()  # it does not listen
+                self._process.kill()  # it does not listen
             except MasterGoneError:
                 again = True
-        end = read_end(self._folder.end)
-        state = end.state if end is not None else "canceled"
-        if end is not None and operation.id in end.results:
-            return end.results[operation.id]
-        if operation.verb == "cancel":
-            return {"state": state}
-        reason = f": {end.reason}" if end is not None and end.reason else ""
-        raise OrderFailedError(f"the job has ended before that: it is {state}{reason}")
+                await asyncio.sleep(_LOOK_EVERY_S)  # the watching part will see it as well
+        return outcome(self._folder, operation)
 
     async def fresh_status(self) -> dict[str, Any]:
         """What the job says now; what it said last if it does not answer."""
@@ -156,7 +132,7 @@ class Keeper:
                     await client.gone.wait()
         except (TimeoutError, MasterGoneError, OrderFailedError):
             pass
-        self._kill()
+        self._process.kill()
         await self.let_go()
 
     async def let_go(self) -> None:
@@ -170,7 +146,7 @@ class Keeper:
 
     # ------------------------------------------------------------------ inside
 
-    async def _wait_for_client(self, within_s: float) -> ControlClient | None:
+    async def _wait_for_client(self, within_s: float) -> OrderLine | None:
         with suppress(TimeoutError):
             async with asyncio.timeout(within_s):
                 await self._connected.wait()
@@ -184,9 +160,9 @@ class Keeper:
                 self._finish(end)
                 return
             began_s = self._clock.monotonic_s()
-            if await self._connect() or (not self._is_run() and await self._start()):
+            if await self._connect() or (not self._process.is_run() and await self._start()):
                 await self._watch()
-            if self._is_run():
+            if self._process.is_run():
                 await asyncio.sleep(_LOOK_EVERY_S)  # it is busy, or has not come that far yet
             elif read_end(self._folder.end) is None and not self._leaving:
                 if not self._may_try_again():
@@ -205,22 +181,10 @@ class Keeper:
         self._client = None
         self._on_end(end)
 
-    def _is_run(self) -> bool:
-        """Whether a process runs it, be it reached or not."""
-        try:
-            lock(self._folder.lock, "the job").close()
-        except LockedError:
-            return True
-        return False
-
     async def _connect(self) -> bool:
         """Find the process that runs it, if there is one."""
-        address = read_address(self._folder.address)
-        if address is None:
-            return False
-        try:
-            client = await ControlClient.connect(address.port, self._token)
-        except OSError:
+        client = await self._process.connect()
+        if client is None:
             return False
         status: dict[str, Any] = {}
         with suppress(TimeoutError, MasterGoneError, OrderFailedError):
@@ -251,33 +215,17 @@ class Keeper:
             memory_limit_bytes=options.memory_limit_bytes,
             log_json=self._log_json,
         )
-        write_json(self._folder.settings, settings)
         if self.status:
             self.restarts += 1
-        with self._folder.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [
-                    self._folder.python,
-                    "-u",
-                    "-m",
-                    "streamline.cluster.master",
-                    str(self._folder.root),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=environment(self._folder),
-                cwd=self._folder.source,
-            )
+        self._process.start(settings)
         deadline = self._clock.monotonic_s() + _UP_WITHIN_S
         while self._clock.monotonic_s() < deadline:
             if await self._connect():
                 return True
-            if self._process.poll() is not None:
+            if self._process.has_exited():
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
-        self._kill()
+        self._process.kill()
         return False
 
     async def _watch(self) -> None:
@@ -293,44 +241,33 @@ class Keeper:
                     async with asyncio.timeout(_SILENT_S):
                         self.status = await client.call("status")
                 except TimeoutError:
-                    self._kill(stopped=True)
+                    self._process.kill(stopped=True)
                 except (MasterGoneError, OrderFailedError):
                     break
         self._client = None
         self._connected.clear()
         await client.close()
-        process, self._process = self._process, None
-        if process is not None:
-            await asyncio.to_thread(process.wait)
+        await self._process.reap()
 
     def _may_try_again(self) -> bool:
         now_s = self._clock.monotonic_s()
         self._deaths.append(now_s)
         return len(self._deaths) < _BUDGET or now_s - self._deaths[0] > _WINDOW_S
 
-    def _kill(self, *, stopped: bool = False) -> None:
-        """End the process at once, and its workers with it.
 
-        Args:
-            stopped: Only if a signal has stopped it: one that is busy will answer.
-        """
-        address = read_address(self._folder.address)
-        pid = address.pid if address is not None else None
-        if self._process is not None:
-            pid = self._process.pid
-        if stopped and (pid is None or not is_stopped(pid)):
-            return
-        if pid is not None and _is_master(pid, self._folder):
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+def outcome(folder: JobFolder, operation: Operation) -> dict[str, Any]:
+    """What came of something that was asked of a job which has ended since.
 
-
-def _is_master(pid: int, folder: JobFolder) -> bool:
-    """Whether a process is that of the job, and not another that was given its number since."""
-    try:
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except FileNotFoundError:
-        return not Path("/proc/self").exists()  # not Linux: nobody can tell
-    except OSError:
-        return False
-    return str(folder.root).encode() in command
+    Raises:
+        OrderFailedError: If it ended first.
+    """
+    end = read_end(folder.end)
+    state = end.state if end is not None else "canceled"
+    if end is not None and operation.id in end.results:
+        return end.results[operation.id]
+    if end is not None and operation.id in end.errors:
+        raise OrderFailedError(end.errors[operation.id])
+    if operation.verb == "cancel":
+        return {"state": state}
+    reason = f": {end.reason}" if end is not None and end.reason else ""
+    raise OrderFailedError(f"the job has ended before that: it is {state}{reason}")

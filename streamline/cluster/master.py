@@ -12,12 +12,13 @@ import contextlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from streamline.clock import SystemClock
+from streamline.clock import Clock, SystemClock
 from streamline.cluster.control import ControlServer
 from streamline.cluster.files import (
     JobFolder,
@@ -41,6 +42,8 @@ from streamline.plan import make_plan, with_parallelism
 from streamline.state.savepoint import check_empty, export_checkpoint
 from streamline.state.store import open_store
 
+MakeEngine: TypeAlias = Callable[[Callable[[str, str], None]], LocalEngine]
+
 
 class Master:
     """Runs one job and takes orders for it.
@@ -48,52 +51,39 @@ class Master:
     Args:
         folder: The job's.
         settings: What is to be run.
-        graph: The same, built.
         state: Where its checkpoints are.
+        make_engine: Gets what takes a level and a sentence for the user; makes the engine.
+        clock: The time.
         log: Where it says what happens, if that is to be JSON.
+
+    Attributes:
+        refused: How many strangers have come to give orders.
     """
 
     def __init__(
         self,
         folder: JobFolder,
         settings: MasterSettings,
-        graph: JobGraph,
         state: StateDir,
+        make_engine: MakeEngine,
+        clock: Clock,
         log: JsonLog | None = None,
     ) -> None:
+        self.refused: Callable[[], int] = lambda: 0
         self._folder = folder
         self._settings = settings
         self._state = state
-        self._clock = SystemClock()
-        self._began_ms = self._clock.now_ms()
+        self._clock = clock
+        self._began_ms = clock.now_ms()
         self._last_error = ""
         self._log = log
         self._suspended = False
         self._orders: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._ended = asyncio.Event()
-        self._server = ControlServer(settings.token, self._handle)
-        self._engine = LocalEngine(
-            LocalSettings(
-                spec_of(settings),
-                graph,
-                settings.parallelism,
-                RuntimeConfig(
-                    checkpoint_every_ms=settings.checkpoint_every_ms,
-                    allow_dropped_state=settings.allow_dropped_state,
-                    worker_memory_bytes=settings.memory_limit_bytes or None,
-                ),
-                str(state.checkpoints),
-                state.live,
-                dict(settings.nodes),
-                settings.id if settings.log_json else "",
-            ),
-            self._say,
-        )
+        self._engine = make_engine(self._say)
 
     async def run(self) -> None:
         """Run the job to its end, and write down how it ended."""
-        port = await self._server.open()
-        write_json(self._folder.address, MasterAddress(pid=os.getpid(), port=port))
         status = await self._engine.run()
         self._ended.set()
         # What waits for the end, such as the savepoint of a stop, is part of it.
@@ -110,9 +100,13 @@ class Master:
                     for order, answer in zip(self._orders, answers, strict=True)
                     if isinstance(answer, dict)
                 },
+                errors={
+                    order: str(answer)
+                    for order, answer in zip(self._orders, answers, strict=True)
+                    if isinstance(answer, StreamlineError)
+                },
             )
             write_json(self._folder.end, end)
-        await self._server.close()
 
     def _say(self, level: str, text: str) -> None:
         if level != "info":
@@ -130,12 +124,17 @@ class Master:
             began_ms=self._began_ms,
             last_error=self._last_error,
         )
-        described["refused"] += self._server.refused
+        described["refused"] += self.refused()
         return {"job": self._settings.id} | described
 
     # ------------------------------------------------------------------ orders
 
-    async def _handle(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def handle(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Carry out an order, and say what came of it.
+
+        Raises:
+            StreamlineError: If it cannot be done.
+        """
         if verb == "status":
             return self._describe()
         if verb == "suspend":
@@ -172,6 +171,7 @@ class Master:
         self, parallelism: int | None, nodes: dict[str, int], again: bool
     ) -> dict[str, Any]:
         del again  # to rescale twice is to rescale once
+        await self._engine.until_running()
         seconds = await self._engine.rescale(parallelism, nodes)
         options = {"parallelism": self._engine.parallelism, "nodes": self._engine.nodes}
         return {**options, "seconds": seconds}
@@ -179,6 +179,8 @@ class Master:
     async def _stop(self, savepoint: str, again: bool) -> dict[str, Any]:
         if savepoint and not (again and _saved(savepoint)):
             check_empty(savepoint)
+        if savepoint and not self._state.has_checkpoint:
+            await self._engine.until_running()  # it has nothing yet that could be saved
         self._engine.drain()
         await self._ended.wait()
         result: dict[str, Any] = {"state": str(self._engine.status.state)}
@@ -213,6 +215,44 @@ def spec_of(settings: MasterSettings) -> JobSpec:
     """The job as its workers are told of it."""
     spec = JobSpec.from_file(settings.path, settings.params)
     return JobSpec(spec.path, spec.source, settings.expose, dict(settings.params))
+
+
+def settings_of_engine(settings: MasterSettings, graph: JobGraph, state: StateDir) -> LocalSettings:
+    """How the engine is to run a job."""
+    return LocalSettings(
+        spec_of(settings),
+        graph,
+        settings.parallelism,
+        RuntimeConfig(
+            checkpoint_every_ms=settings.checkpoint_every_ms,
+            allow_dropped_state=settings.allow_dropped_state,
+            worker_memory_bytes=settings.memory_limit_bytes or None,
+        ),
+        str(state.checkpoints),
+        state.live,
+        dict(settings.nodes),
+        settings.id if settings.log_json else "",
+    )
+
+
+async def _serve(
+    folder: JobFolder,
+    settings: MasterSettings,
+    graph: JobGraph,
+    state: StateDir,
+    log: JsonLog | None,
+) -> None:
+    """Run a job, and take orders for it by a socket."""
+    given = settings_of_engine(settings, graph, state)
+    master = Master(
+        folder, settings, state, lambda say: LocalEngine(given, say), SystemClock(), log
+    )
+    server = ControlServer(settings.token, master.handle)
+    master.refused = lambda: server.refused
+    port = await server.open()
+    write_json(folder.address, MasterAddress(pid=os.getpid(), port=port))
+    await master.run()
+    await server.close()
 
 
 def _begin(folder: JobFolder, settings: MasterSettings) -> tuple[JobGraph, StateDir]:
@@ -251,7 +291,7 @@ def main() -> None:
             write_json(folder.end, end)
             return
         with closing(state):
-            asyncio.run(Master(folder, settings, graph, state, log).run())
+            asyncio.run(_serve(folder, settings, graph, state, log))
 
 
 if __name__ == "__main__":

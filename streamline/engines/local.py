@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from streamline.clock import SystemClock
+from streamline.clock import Clock, SystemClock
 from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import workers_needed
 from streamline.coordinator.durable import (
@@ -35,7 +35,7 @@ from streamline.coordinator.job import (
     WriteManifest,
 )
 from streamline.coordinator.status import JobStatus
-from streamline.engines.pool import ProcessPool
+from streamline.engines.pool import MakePool, ProcessPool
 from streamline.errors import InvariantError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import TaskId
@@ -54,9 +54,10 @@ from streamline.runtime.link import (
 from streamline.runtime.worker import CRASH_VARIABLE, make_probe
 from streamline.state.manifest import Manifest
 from streamline.state.savepoint import check_empty, export_checkpoint
-from streamline.state.store import open_store
+from streamline.state.store import CheckpointStore, open_store
 
 _DISCOVER_EVERY_S = 2.0
+_LOOK_EVERY_S = 0.02
 _ALL = 1 << 30
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a job."""
@@ -127,20 +128,36 @@ class LocalEngine:
     Args:
         settings: What and how.
         say: Takes a level and what the user should be told.
+        clock: The time.
+        jitter: Gives a number from 0 to 1, for pauses.
+        make_pool: Makes the workers; processes on this machine if not given.
+        run: A name that no other run ever has; one by chance if not given.
+        store: The checkpoint store, if it is not to be opened by its URL.
     """
 
-    def __init__(self, settings: LocalSettings, say: Callable[[str, str], None]) -> None:
+    def __init__(
+        self,
+        settings: LocalSettings,
+        say: Callable[[str, str], None],
+        *,
+        clock: Clock | None = None,
+        jitter: Callable[[], float] | None = None,
+        make_pool: MakePool = ProcessPool,
+        run: str = "",
+        store: CheckpointStore | None = None,
+    ) -> None:
         self._settings = settings
         self._say = say
-        self._clock = SystemClock()
-        self._run = secrets.token_hex(4)
+        self._clock = clock or SystemClock()
+        self._jitter = jitter or random.SystemRandom().random
+        self._run = run or secrets.token_hex(4)
         self._parallelism, self._nodes = settings.parallelism, dict(settings.nodes)
         self._plan = self._make_plan()
         self._workers = list(range(workers_needed(self._plan)))
         self._machine = self._make_machine(0)
-        self._store = open_store(settings.checkpoints)
+        self._store = store or open_store(settings.checkpoints)
         self._probe = make_probe(os.environ.get(CRASH_VARIABLE, ""))
-        self._pool = ProcessPool(
+        self._pool = make_pool(
             WorkerSettings(
                 worker=-1,
                 token=secrets.token_bytes(32),
@@ -183,7 +200,7 @@ class LocalEngine:
             self._plan,
             self._settings.config,
             workers=self._workers,
-            jitter=random.SystemRandom().random,
+            jitter=self._jitter,
             run=self._run,
             generation=generation,
         )
@@ -247,6 +264,11 @@ class LocalEngine:
         """End at once."""
         self._stops += 1
         self._do(self._machine.cancel())
+
+    async def until_running(self) -> None:
+        """Return when the job runs, or has ended."""
+        while self._ended is None and self._machine.state != JobState.RUNNING:
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     # ------------------------------------------------------------------ verbs of a running job
 

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from streamline.codec import decode, encode
 from streamline.errors import ProtocolError, StreamlineError
@@ -30,6 +30,37 @@ _HELLO_LIMIT = 4096
 _END_WAIT_S = 5.0
 _LOOK_EVERY_S = 1.0
 _STOPPED_LOOKS = 5
+
+
+class WorkerPool(Protocol):
+    """The workers of one job, wherever they run; see :class:`ProcessPool`."""
+
+    refused: int
+    addresses: dict[int, tuple[str, int]]
+
+    @property
+    def pids(self) -> dict[int, int]: ...
+    @property
+    def ready(self) -> list[int]: ...
+    async def open(self) -> None: ...
+    def ensure(self, workers: list[int]) -> None: ...
+    def retire(self, workers: Iterable[int]) -> None: ...
+    def send(self, worker: int, message: Any) -> None: ...
+    async def close(self) -> None: ...
+
+
+class MakePool(Protocol):
+    """Makes a pool; the arguments are those of :class:`ProcessPool`."""
+
+    def __call__(
+        self,
+        settings: WorkerSettings,
+        live: Path,
+        *,
+        on_ready: Callable[[int], None],
+        on_lost: Callable[[int, str], None],
+        on_message: Callable[[int, Any], None],
+    ) -> WorkerPool: ...
 
 
 class ProcessPool:

@@ -16,15 +16,18 @@ import traceback
 from collections.abc import Callable, Coroutine
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from streamline.clock import SystemClock
+from streamline.clock import Clock, SystemClock
 from streamline.codec import decode
 from streamline.errors import StateError, StreamlineError
-from streamline.ids import TaskId
+from streamline.graph import JobGraph
+from streamline.ids import ChannelId, TaskId
 from streamline.logs import JsonLog, current_task
 from streamline.plan import ExecutionPlan, make_plan, with_parallelism
+from streamline.runtime.channel import Receiver, Sender
 from streamline.runtime.control import Failed, Finished, Report
+from streamline.runtime.credits import Credits
 from streamline.runtime.deploy import RemoteEnds, build_tasks
 from streamline.runtime.drive import failure, run_task
 from streamline.runtime.keyed_state import StateServices
@@ -40,53 +43,69 @@ from streamline.runtime.link import (
 from streamline.runtime.task import Task, TaskServices
 from streamline.runtime.transport import Exchange
 from streamline.state.manifest import StateFile
+from streamline.state.restore import OpenStore
 from streamline.state.rocksdb import open_rocksdb
-from streamline.state.store import open_store
+from streamline.state.store import CheckpointStore, open_store
 
 _CLOSE_WITHIN_S = 30.0
 CRASH_VARIABLE = "STREAMLINE_TEST_CRASH"
 
 
-class Worker:
-    """The tasks of one process."""
+class Channels(Protocol):
+    """Channels to the tasks of other workers; see :class:`Exchange`."""
 
-    def __init__(self, settings: WorkerSettings, log: JsonLog | None) -> None:
+    refused: int
+
+    def begin(self, generation: int) -> None: ...
+    def sender(self, channel: ChannelId, credits: Credits, worker: int) -> Sender: ...
+    def receiver(self, channel: ChannelId, worker: int) -> Receiver: ...
+    async def connect(self, peers: dict[int, tuple[str, int]]) -> None: ...
+
+
+class Worker:
+    """The tasks of one process.
+
+    Args:
+        settings: What it was told.
+        graph: The job.
+        channels: How its tasks reach those of other workers.
+        send: Takes what the coordinator is to be told.
+        clock: The time.
+        open_kv: Opens key-value stores.
+        store: Where checkpoints go.
+        log: Where lines are written that are to be JSON.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        graph: JobGraph,
+        channels: Channels,
+        send: Callable[[Any], None],
+        *,
+        clock: Clock,
+        open_kv: OpenStore,
+        store: CheckpointStore,
+        log: JsonLog | None = None,
+    ) -> None:
         self._settings = settings
+        self._graph = graph
+        self._channels = channels
+        self._send = send
+        self._clock = clock
+        self._open_kv = open_kv
+        self._store = store
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._exchange = Exchange(
-            settings.token, settings.worker, limit=settings.config.max_frame_bytes
-        )
-        self._clock = SystemClock()
-        self._graph = settings.spec.load().graph()
-        if self._graph.to_dict() != settings.fingerprint:
-            raise StateError(
-                f"the job file {settings.spec.path} built another graph in a worker than in the "
-                "coordinator; it must not depend on time, chance or the environment"
-            )
         self._generation = 0
         self._tasks: dict[TaskId, Task] = {}
         self._running: dict[TaskId, asyncio.Task[None]] = {}
         self._last_words: dict[TaskId, Report] = {}
         self._changing = asyncio.Lock()
         self._probe = make_probe(os.environ.get(CRASH_VARIABLE, ""))
-        self._link: ControlLink | None = None
 
-    async def run(self) -> None:
-        """Serve the coordinator until it goes away."""
-        host, port = await self._exchange.listen()
-        settings = self._settings
-        link = self._link = ControlLink(
-            (settings.host, settings.port), on_message=self._from_thread, progress=self._progress
-        )
-        link.send(Hello(settings.token, settings.worker, os.getpid(), host, port))
-        link.start()
-        await asyncio.Event().wait()
-
-    def _from_thread(self, message: Any) -> None:
-        self._loop.call_soon_threadsafe(self._take, message)
-
-    def _take(self, message: Any) -> None:
+    def take(self, message: Any) -> None:
+        """Something that the coordinator wants."""
         if isinstance(message, TaskCommand):
             self._command(message)
         elif isinstance(message, DeployTasks):
@@ -106,13 +125,9 @@ class Worker:
         task = self._tasks.get(message.task)
         last = self._last_words.get(message.task)
         if last is not None and last.generation == message.command.generation:
-            self._say(last)  # it may have been lost
+            self._send(last)  # it may have been lost
         elif task is not None:
             task.deliver(message.command)
-
-    def _say(self, report: Report) -> None:
-        assert self._link is not None
-        self._link.send(report)
 
     async def _drop(self, generation: int) -> None:
         async with self._changing:
@@ -142,19 +157,19 @@ class Worker:
             if self._log is not None:
                 self._log.generation = message.generation
             self._last_words = {}
-            self._exchange.begin(message.generation)
+            self._channels.begin(message.generation)
             plan = make_plan(with_parallelism(self._graph, message.nodes), message.parallelism)
             services = self._services(message)
             placement = message.placement
             remote = RemoteEnds(
-                sender=lambda channel, credits, task: self._exchange.sender(
+                sender=lambda channel, credits, task: self._channels.sender(
                     channel, credits, placement[task]
                 ),
-                receiver=lambda channel, task: self._exchange.receiver(channel, placement[task]),
+                receiver=lambda channel, task: self._channels.receiver(channel, placement[task]),
             )
             self._build(plan, message, services, remote)
             try:
-                await self._exchange.connect(message.peers)
+                await self._channels.connect(message.peers)
             except OSError as error:
                 for task_id in message.tasks:
                     reason = f"worker {self._settings.worker} cannot reach another worker: {error}"
@@ -207,10 +222,9 @@ class Worker:
             print(f"streamline: closing {task.id} failed: {error!r}", file=sys.stderr)
 
     def _end(self, report: Report) -> None:
-        if self._link is not None:
-            self._link.send(self._progress())  # the last one, so that counts are complete
+        self._send(self.progress())  # the last one, so that counts are complete
         self._last_words[report.task] = report
-        self._say(report)
+        self._send(report)
 
     def _services(self, message: DeployTasks) -> TaskServices:
         settings = self._settings
@@ -221,11 +235,11 @@ class Worker:
             generation=message.generation,
             clock=self._clock,
             config=settings.config,
-            report=self._say,
+            report=self._send,
             state=StateServices(
                 directory=directory / f"{message.generation:06d}",
-                open_kv=open_rocksdb,
-                store=open_store(settings.checkpoints),
+                open_kv=self._open_kv,
+                store=self._store,
                 aside=self._aside,
             ),
             probe=self._probe,
@@ -242,7 +256,8 @@ class Worker:
 
         self._loop.run_in_executor(None, work).add_done_callback(finished)
 
-    def _progress(self) -> Progress:
+    def progress(self) -> Progress:
+        """What its tasks have counted; may be asked from another thread."""
         tasks = list(self._tasks.items())
         counters: dict[str, dict[str, int]] = {}
         for _, task in tasks:
@@ -250,7 +265,7 @@ class Worker:
                 counted.add_to(counters.setdefault(str(node), {}))
         watermarks = {str(task_id): task.watermark for task_id, task in tasks}
         counted_of = {str(task_id): task.counted() for task_id, task in tasks}
-        return Progress(self._generation, counters, watermarks, counted_of, self._exchange.refused)
+        return Progress(self._generation, counters, watermarks, counted_of, self._channels.refused)
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:
@@ -308,7 +323,36 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
 
 
 async def _main(settings: WorkerSettings, log: JsonLog | None) -> None:
-    await Worker(settings, log).run()
+    """Serve the coordinator until it goes away."""
+    graph = settings.spec.load().graph()
+    if graph.to_dict() != settings.fingerprint:
+        raise StateError(
+            f"the job file {settings.spec.path} built another graph in a worker than in the "
+            "coordinator; it must not depend on time, chance or the environment"
+        )
+    loop = asyncio.get_running_loop()
+    exchange = Exchange(settings.token, settings.worker, limit=settings.config.max_frame_bytes)
+    host, port = await exchange.listen()
+
+    def from_thread(message: Any) -> None:
+        loop.call_soon_threadsafe(worker.take, message)
+
+    link = ControlLink(
+        (settings.host, settings.port), on_message=from_thread, progress=lambda: worker.progress()
+    )
+    worker = Worker(
+        settings,
+        graph,
+        exchange,
+        link.send,
+        clock=SystemClock(),
+        open_kv=open_rocksdb,
+        store=open_store(settings.checkpoints),
+        log=log,
+    )
+    link.send(Hello(settings.token, settings.worker, os.getpid(), host, port))
+    link.start()
+    await asyncio.Event().wait()
 
 
 def main() -> None:
