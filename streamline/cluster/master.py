@@ -34,7 +34,7 @@ from streamline.config import RuntimeConfig
 from streamline.coordinator.job import JobState
 from streamline.engines.local import LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
-from streamline.errors import CheckpointError, LockedError, StreamlineError
+from streamline.errors import CheckpointError, LockedError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
 from streamline.logs import JsonLog
@@ -85,7 +85,7 @@ class Master:
     async def run(self) -> None:
         """Run the job to its end, and write down how it ended."""
         status = await self._engine.run()
-        self._ended.set()
+        self._ended.set()  # from here on no order is taken any more
         # What waits for the end, such as the savepoint of a stop, is part of it.
         answers = await asyncio.gather(*self._orders.values(), return_exceptions=True)
         self._say("info", f"job {status.name!r} {status.state}")
@@ -144,6 +144,11 @@ class Master:
         # An order is carried out once, however often it is repeated.
         order = arguments.pop("operation")
         task = self._orders.get(order)
+        if task is None and self._ended.is_set():
+            state = str(self._engine.status.state)
+            if verb == "cancel":
+                return {"state": state}
+            raise StateError(f"the job has ended before that: it is {state}")
         if task is None:
             task = self._orders[order] = asyncio.ensure_future(self._carry_out(verb, arguments))
         return await asyncio.shield(task)

@@ -57,7 +57,6 @@ from streamline.state.savepoint import check_empty, export_checkpoint
 from streamline.state.store import CheckpointStore, open_store
 
 _DISCOVER_EVERY_S = 2.0
-_LOOK_EVERY_S = 0.02
 _ALL = 1 << 30
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 """Signals that stop a job."""
@@ -179,6 +178,7 @@ class LocalEngine:
         self._known_partitions: dict[str, set[str]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._runs = asyncio.Event()
         self._ended: Ended | None = None
         self._stops = 0
         self._earlier_restarts = 0
@@ -222,6 +222,8 @@ class LocalEngine:
             while self._ended is None:
                 for instruction in self._machine.tick(self._now()):
                     self._carry_out(instruction)
+                if self._machine.state == JobState.RUNNING:
+                    self._runs.set()
                 await self._sleep()
             self._collect()
         finally:
@@ -268,7 +270,8 @@ class LocalEngine:
     async def until_running(self) -> None:
         """Return when the job runs, or has ended."""
         while self._ended is None and self._machine.state != JobState.RUNNING:
-            await asyncio.sleep(_LOOK_EVERY_S)
+            self._runs.clear()
+            await self._runs.wait()
 
     # ------------------------------------------------------------------ verbs of a running job
 
@@ -284,6 +287,8 @@ class LocalEngine:
             CheckpointError: If it cannot be written.
         """
         check_empty(target)
+        if self._ended is not None:
+            raise self._too_late()
         waiting = _Savepoint(target, self._machine.last_epoch, asyncio.Future())
         self._savepoints.append(waiting)
         self._machine.checkpoint_now()
@@ -378,13 +383,17 @@ class LocalEngine:
 
     def _give_up_waiting(self) -> None:
         """The job is over: whoever waits for something of it is told."""
-        state = self._ended.state if self._ended is not None else JobState.FAILED
+        self._runs.set()
         waiting: list[asyncio.Future[Any]] = [one.done for one in self._savepoints]
         if self._rescaling is not None:
             waiting.append(self._rescaling.done)
         for one in waiting:
             if not one.done():
-                one.set_exception(StateError(f"the job has ended before that: it is {state}"))
+                one.set_exception(self._too_late())
+
+    def _too_late(self) -> StateError:
+        state = self._ended.state if self._ended is not None else JobState.FAILED
+        return StateError(f"the job has ended before that: it is {state}")
 
     # ------------------------------------------------------------------ facts
 

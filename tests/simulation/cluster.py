@@ -164,7 +164,10 @@ class SimMaster:
         return make
 
     async def _run(self) -> None:
-        await self.master.run()
+        try:
+            await self.master.run()
+        except Exception as error:
+            self._world.broken.append(error)
         if self.life.alive:
             self.die()
 
@@ -266,6 +269,8 @@ class SimProcess(JobProcess):
     def start(self, settings: MasterSettings) -> None:
         self._started = SimMaster(self._world, self._folder, settings)
         self._world.masters[self._folder.root] = self._started
+        if self._folder.end.exists():  # as its main() does
+            self._started.die()
 
     def has_exited(self) -> bool:
         return self._started is not None and not self._started.life.alive
@@ -302,6 +307,7 @@ class World:
         self.ledger = Ledger()
         self.masters: dict[Path, SimMaster] = {}
         self.pools: list[SimPool] = []
+        self.broken: list[Exception] = []
         self.fallen = asyncio.Event()
         self.deadly = rng.choice([0.02, 0.1, 0.3])
         self.deaths = rng.randrange(6)
@@ -351,23 +357,22 @@ class World:
         while True:
             self._life = life = Life()
             self.fallen.clear()
-            before = asyncio.all_tasks()
             daemon = Daemon(self.folder / "data", self.loop, machine=SimMachine(self))
             daemon._journal = DeadlyJournal(daemon._journal, self, life)  # type: ignore[assignment]
             try:
                 daemon.start()
-            except DaemonKilledError:
-                pass
-            else:
                 self.daemon = daemon
                 self._up.set()
                 await self.fallen.wait()
-            self.daemon = None
-            self._up.clear()
-            self._bury(daemon, before)
+            except DaemonKilledError:
+                pass
+            finally:
+                self.daemon = None
+                self._up.clear()
+                self._bury(daemon)
             await asyncio.sleep(self.rng.choice([0.01, 0.5, 3.0]))
 
-    def _bury(self, daemon: Daemon, before: set[Any]) -> None:
+    def _bury(self, daemon: Daemon) -> None:
         for keeper in daemon.keepers.values():
             keeper._running.cancel()
             if keeper._client is not None:
@@ -411,14 +416,12 @@ class World:
     async def ask(self, job: str, verb: Verb, arguments: dict[str, Any]) -> Any:
         """Ask until it was heard, then wait for what comes of it; None if it could not be."""
         asked = None
+        before = set((await self.up()).jobs.operations)
         while True:
             daemon = await self.up()
             if asked is None:
-                mine = [
-                    one
-                    for one in daemon.jobs.operations.values()
-                    if one.job == job and one.verb == verb and one.arguments == arguments
-                ]
+                new = daemon.jobs.operations.keys() - before
+                mine = [daemon.jobs.operations[one] for one in sorted(new)]
                 if mine:
                     asked = mine[-1].id
                 else:
@@ -440,14 +443,14 @@ class World:
         rng = self.rng
         job, number = await self.submit(0, rng.randint(1, 3), ""), 0
         for step in range(rng.randrange(2, 7)):
-            await asyncio.sleep(rng.random() * rng.choice([0.05, 0.5, 2.0]))
+            await asyncio.sleep(rng.random() * rng.choice([0.02, 0.1, 0.7]))
             verb = rng.choice(
                 ["rescale", "rescale", "worker", "worker", "master", "daemon", "savepoint", "stop"]
             )
             self.tell(f"{self.at} {verb}")
             if verb == "rescale":
                 parallelism = rng.randint(1, 3)
-                arguments = {"parallelism": parallelism, "nodes": {"step": step} and {}}
+                arguments = {"parallelism": parallelism, "nodes": {}}
                 found = await self.ask(job, "rescale", arguments)
                 if getattr(found, "state", "") == "done":
                     daemon = await self.up()
@@ -520,16 +523,20 @@ async def _run(seed: int, loop: VirtualLoop, folder: Path, tell: Callable[[str],
     await asyncio.wait([daemons, user], timeout=LONGEST_S, return_when=asyncio.FIRST_COMPLETED)
     if daemons.done():
         daemons.result()
+    for master in world.masters.values():
+        if master.life.alive:
+            master.die()
+    assert not world.broken, f"the process of a job failed: {world.broken}"
     assert user.done(), "it has not come to its end"
     user.result()
     return world
 
 
 def _end(loop: VirtualLoop) -> None:
-    left = asyncio.all_tasks(loop)
-    for task in left:
-        task.cancel()
-    loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    while left := asyncio.all_tasks(loop):  # what is cancelled may begin something else
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     asyncio.set_event_loop(None)
     loop.close()
 

@@ -208,7 +208,7 @@ class SimPool:
                 self.loop.call_later(delay_s, self._start, number)
 
     def _start(self, number: int) -> None:
-        if self.life.alive and number in self._starting:
+        if self.life.alive and number in self._starting and number not in self.workers:
             self._starting.discard(number)
             self.workers[number] = SimWorker(self, number)
             self.addresses[number] = ("", number)
@@ -235,7 +235,10 @@ class SimPool:
         worker.die()
         del self.workers[number]
 
+        self._starting.add(number)  # it is not started anew before it is missed
+
         def seen() -> None:
+            self._starting.discard(number)
             if self.life.alive:
                 self._on_lost(number, "was killed (SIGKILL)")
 

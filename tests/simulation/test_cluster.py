@@ -1,0 +1,75 @@
+"""1,000 seeds of a cluster's life; and that broken ones are noticed."""
+
+import os
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from streamline.cluster.keeper import Keeper
+from streamline.cluster.master import Master
+from tests.simulation.cluster import simulate
+
+SEEDS = int(os.environ.get("STREAMLINE_SIM_SEEDS", "1000"))
+CHUNK = 50
+
+
+def failures(first: int) -> list[str]:
+    found = []
+    for seed in range(first, min(first + CHUNK, SEEDS)):
+        try:
+            simulate(seed)
+        except BaseException as error:
+            again = f"python -m tests.simulation.cluster {seed}"
+            found.append(f"seed {seed}: {error!r:.300}\n  replay: {again}")
+    return found
+
+
+@pytest.mark.timeout(900)
+def test_every_seed_gives_the_results_of_the_undisturbed_run() -> None:
+    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+        found = [text for texts in pool.map(failures, range(0, SEEDS, CHUNK)) for text in texts]
+    assert not found, "\n".join(found)
+
+
+def test_a_seed_is_the_same_every_time() -> None:
+    stories: list[list[str]] = [[], []]
+    for story in stories:
+        for seed in range(20, 25):
+            simulate(seed, story.append)
+    # Folders have names of their own.
+    first, second = ([line.partition("/")[0] for line in story] for story in stories)
+    assert first == second
+    assert len(first) > 20
+
+
+def test_it_notices_orders_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A master that has lost its memory of orders carries them out twice."""
+    handle = Master.handle
+
+    async def forgetful(self: Master, verb: str, arguments: dict[str, object]) -> object:
+        if "operation" in arguments:
+            arguments["operation"] = object()
+        return await handle(self, verb, arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Master, "handle", forgetful)
+    assert _broken(40) >= 1
+
+
+def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Keeper._start
+
+    async def once(self: Keeper) -> bool:
+        return not self.status and await start(self)
+
+    monkeypatch.setattr(Keeper, "_start", once)
+    assert _broken(20) >= 1
+
+
+def _broken(seeds: int) -> int:
+    broken = 0
+    for seed in range(seeds):
+        try:
+            simulate(seed)
+        except BaseException:
+            broken += 1
+    return broken
