@@ -521,11 +521,11 @@ async def _run(seed: int, loop: VirtualLoop, folder: Path, tell: Callable[[str],
     daemons = asyncio.ensure_future(world.run_daemon())
     user = asyncio.ensure_future(world.live())
     await asyncio.wait([daemons, user], timeout=LONGEST_S, return_when=asyncio.FIRST_COMPLETED)
-    if daemons.done():
-        daemons.result()
     for master in world.masters.values():
         if master.life.alive:
             master.die()
+    if daemons.done():
+        daemons.result()
     assert not world.broken, f"the process of a job failed: {world.broken}"
     assert user.done(), "it has not come to its end"
     user.result()

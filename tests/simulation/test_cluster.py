@@ -1,5 +1,6 @@
 """1,000 seeds of a cluster's life; and that broken ones are noticed."""
 
+import itertools
 import os
 from concurrent.futures import ProcessPoolExecutor
 
@@ -45,10 +46,11 @@ def test_a_seed_is_the_same_every_time() -> None:
 def test_it_notices_orders_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """A master that has lost its memory of orders carries them out twice."""
     handle = Master.handle
+    numbers = itertools.count()
 
     async def forgetful(self: Master, verb: str, arguments: dict[str, object]) -> object:
         if "operation" in arguments:
-            arguments["operation"] = object()
+            arguments["operation"] = f"op-{next(numbers)}"
         return await handle(self, verb, arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Master, "handle", forgetful)
