@@ -14,6 +14,7 @@ import click
 
 from streamline.cli.options import job_arguments, job_spec
 from streamline.cli.progress import ProgressLine, count, side_counts
+from streamline.cli.signals import HeldSignals
 from streamline.cli.streams import tell
 from streamline.config import RuntimeConfig, positive_duration_ms
 from streamline.coordinator.job import JobState
@@ -117,13 +118,10 @@ def run(
         allow_dropped_state=allow_dropped_state,
     )
     request = Request(spec, graph, parallelism, engine, config, origin, fresh)
+    root = state_dir or Path(".streamline") / graph.name
     # A signal waits until there is something that can be stopped.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
-    try:
-        with closing(StateDir(state_dir or Path(".streamline") / graph.name, graph.name)) as state:
-            status = _run(request, state)
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    with HeldSignals() as held, closing(StateDir(root, graph.name)) as state:
+        status = _run(request, state, held)
     if as_json:
         print(json.dumps(_as_dict(status)), flush=True)
     if status.state == JobState.FAILED:
@@ -147,7 +145,7 @@ class Request:
     fresh: bool
 
 
-def _run(request: Request, state: StateDir) -> JobStatus:
+def _run(request: Request, state: StateDir, held: HeldSignals) -> JobStatus:
     name = request.graph.name
     said: list[tuple[str, str]] = []
     if state.finished and not request.fresh:
@@ -164,7 +162,7 @@ def _run(request: Request, state: StateDir) -> JobStatus:
     state.params = request.spec.params
     began = time.monotonic()
     if request.engine == "inline":
-        status = _run_inline(request, state, said)
+        status = _run_inline(request, state, said, held)
     else:
         settings = LocalSettings(
             request.spec,
@@ -174,7 +172,7 @@ def _run(request: Request, state: StateDir) -> JobStatus:
             str(state.checkpoints),
             state.live,
         )
-        status = asyncio.run(_run_local(settings, said))
+        status = asyncio.run(_run_local(settings, said, held))
     if status.state == JobState.FINISHED:
         state.mark_finished()
     _sum_up(status, time.monotonic() - began, state)
@@ -194,7 +192,9 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str
     return [("warning", text)]
 
 
-def _run_inline(request: Request, state: StateDir, said: list[tuple[str, str]]) -> JobStatus:
+def _run_inline(
+    request: Request, state: StateDir, said: list[tuple[str, str]], held: HeldSignals
+) -> JobStatus:
     lines = ProgressLine(JobStatus(request.graph.name))
     for level, text in said:
         lines.say(level, text)
@@ -209,7 +209,7 @@ def _run_inline(request: Request, state: StateDir, said: list[tuple[str, str]]) 
         say=lines.say,
     )
     before = {number: signal.signal(number, lambda *_: engine.interrupt()) for number in STOPPING}
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+    held.hand_over(engine.interrupt)
     try:
         return engine.run()
     finally:
@@ -217,7 +217,9 @@ def _run_inline(request: Request, state: StateDir, said: list[tuple[str, str]]) 
             signal.signal(number, handler)
 
 
-async def _run_local(settings: LocalSettings, said: list[tuple[str, str]]) -> JobStatus:
+async def _run_local(
+    settings: LocalSettings, said: list[tuple[str, str]], held: HeldSignals
+) -> JobStatus:
     lines: ProgressLine | None = None
 
     def say(level: str, text: str) -> None:
@@ -230,6 +232,8 @@ async def _run_local(settings: LocalSettings, said: list[tuple[str, str]]) -> Jo
         for level, text in said:
             lines.say(level, text)
         running = asyncio.ensure_future(engine.run())
+        await asyncio.sleep(0)  # it has its own handlers now
+        held.hand_over(engine.interrupt)
         while not running.done():
             await asyncio.wait([running], timeout=lines.every_s)
             if not running.done():

@@ -232,7 +232,9 @@ class JobMachine:
     # ------------------------------------------------------------------ facts
 
     def start(self, now_ms: int) -> list[Instruction]:
-        """Begin."""
+        """Begin, unless it was stopped before."""
+        if self.state in ENDED:
+            return []
         self._note(f"start at {now_ms}")
         self._resume_at_ms = now_ms
         self._out.append(EnsureWorkers())

@@ -214,7 +214,6 @@ class LocalEngine:
         loop = asyncio.get_running_loop()
         for number in STOPPING:
             loop.add_signal_handler(number, self.interrupt)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)  # the caller may have blocked them
         await self._pool.open()
         discovering = asyncio.ensure_future(self._discover())
         try:
@@ -228,12 +227,12 @@ class LocalEngine:
             self._collect()
         finally:
             discovering.cancel()
-            for number in STOPPING:
-                loop.remove_signal_handler(number)
             await self._pool.close()
             await asyncio.gather(discovering, *self._background, return_exceptions=True)
             await asyncio.to_thread(sweep, self._store)
             self._give_up_waiting()
+            for number in STOPPING:
+                loop.remove_signal_handler(number)
         self.status.state = self._ended.state
         self.status.reason = self._ended.reason
         self.status.trace = self._ended.trace
