@@ -68,7 +68,10 @@ def test_a_worker_dies_at_every_point(
 def test_everything_dies_around_the_manifest(
     point: str, epoch: int, golden: Golden, small: Path, tmp_path: Path
 ) -> None:
-    run = Run("tumbling", tmp_path, input=small, parallelism=2, crash=f"{point}@{epoch}")
+    crash = f"{point}@{epoch}"
+    run = Run(  # often enough, so that it has three of them on a fast machine too
+        "tumbling", tmp_path, input=small, parallelism=2, checkpoint_every="30ms", crash=crash
+    )
     assert run.end()[0] == -9
     again = Run("tumbling", tmp_path, input=small, parallelism=1)
     again.finish()
@@ -76,7 +79,7 @@ def test_everything_dies_around_the_manifest(
 
 
 def test_it_dies_while_restoring(golden: Golden, small: Path, tmp_path: Path) -> None:
-    assert Run("timers", tmp_path, input=small, parallelism=2, crash="completed@3").end()[0] == -9
+    assert Run("timers", tmp_path, input=small, parallelism=2, crash="completed@2").end()[0] == -9
     options = ["--max-restarts", "2"]
     stuck = Run(
         "timers", tmp_path, input=small, parallelism=2, crash="restore@0@process", options=options
