@@ -428,6 +428,8 @@ class LocalEngine:
             except InvariantError as error:
                 self._ended = Ended(JobState.FAILED, f"the coordinator failed: {error}")
                 self._wake.set()
+            except Exception as error:  # noqa: BLE001 - else this worker would be read no more
+                self._do(self._machine.fail(f"the coordinator failed by {error!r}"))
 
     def _collect(self) -> None:
         """Sum up what the workers have counted."""

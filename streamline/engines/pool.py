@@ -16,17 +16,20 @@ import signal
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from streamline.codec import decode, encode
-from streamline.errors import ProtocolError, StreamlineError
+from streamline.errors import ProtocolError
 from streamline.runtime.link import LENGTH, Hello, Quit, WorkerSettings
 
 _MESSAGE_LIMIT = 1 << 30
 _HELLO_LIMIT = 4096
+_HELLO_WITHIN_S = 10.0
 _END_WAIT_S = 5.0
 _LOOK_EVERY_S = 1.0
 _STOPPED_LOOKS = 5
@@ -91,10 +94,11 @@ class ProcessPool:
         self._on_lost = on_lost
         self._on_message = on_message
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._exits: dict[int, asyncio.Future[int]] = {}
         self._writers: dict[int, asyncio.StreamWriter] = {}
-        self._watchers: dict[int, asyncio.Task[None]] = {}
+        self._watchers: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
-        self._serving: set[asyncio.Task[Any]] = set()
+        self._serving: dict[asyncio.Task[Any], asyncio.StreamWriter] = {}
         self._closing = False
         self._leaving: set[subprocess.Popen[bytes]] = set()
         self._reasons: dict[int, str] = {}
@@ -152,19 +156,16 @@ class ProcessPool:
                 self.send(worker, Quit())
             else:
                 process.kill()  # it is just starting, and knows of nothing yet
-        processes = list(self._processes.values())
-        waits = [asyncio.to_thread(process.wait, _END_WAIT_S) for process in processes]
-        for process, result in zip(
-            processes, await asyncio.gather(*waits, return_exceptions=True), strict=True
-        ):
-            if isinstance(result, subprocess.TimeoutExpired):
-                process.kill()
-                process.wait()
+        if self._exits:
+            await asyncio.wait(self._exits.values(), timeout=_END_WAIT_S)
+        for process in [*self._processes.values(), *self._leaving]:
+            process.kill()  # does nothing to one that has ended
+        await asyncio.gather(*self._watchers, return_exceptions=True)
         if self._server is not None:
             self._server.close()
-        for writer in self._writers.values():
-            writer.close()
-        await asyncio.gather(*self._watchers.values(), *self._serving, return_exceptions=True)
+        for writer in self._serving.values():
+            writer.close()  # also those of strangers who have said nothing yet
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     def kill(self) -> None:
         """Kill all workers at once."""
@@ -181,19 +182,28 @@ class ProcessPool:
             port=self._port,
             directory=str(self._live / f"worker-{worker}-{secrets.token_hex(4)}"),
         )
-        # -u: what a user's function prints appears at once, also in a pipe.
-        process = subprocess.Popen(
-            [sys.executable, "-u", "-m", "streamline.runtime.worker"],
-            stdin=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
-        )
+        try:
+            # -u: what a user's function prints appears at once, also in a pipe.
+            process = subprocess.Popen(
+                [sys.executable, "-u", "-m", "streamline.runtime.worker"],
+                stdin=subprocess.PIPE,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+            )
+        except OSError as error:  # no memory, too many processes
+            loop = asyncio.get_running_loop()
+            loop.call_soon(self._on_lost, worker, f"could not be started: {error}")
+            return
         assert process.stdin is not None
-        process.stdin.write(encode(settings))
-        process.stdin.close()
+        try:
+            process.stdin.write(encode(settings))
+            process.stdin.close()
+        except BrokenPipeError:
+            pass  # it is dead already, which is seen like any other death
         self._processes[worker] = process
-        self._watchers[worker] = asyncio.ensure_future(
-            self._watch(worker, process, settings.directory)
-        )
+        self._exits[process.pid] = exit_of(process)
+        watching = asyncio.ensure_future(self._watch(worker, process, settings.directory))
+        self._watchers.add(watching)
+        watching.add_done_callback(self._watchers.discard)
 
     async def _guard(self) -> None:
         """Kill workers that stay stopped while we are not, or take more memory than they may."""
@@ -215,7 +225,8 @@ class ProcessPool:
                     process.kill()
 
     async def _watch(self, worker: int, process: subprocess.Popen[bytes], directory: str) -> None:
-        status = await asyncio.to_thread(process.wait)
+        status = await self._exits[process.pid]
+        del self._exits[process.pid]
         retired = process in self._leaving
         self._leaving.discard(process)
         if not retired:
@@ -233,32 +244,64 @@ class ProcessPool:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._serving.add(task)
+        self._serving[task] = writer
         try:
-            hello = await _read(reader, _HELLO_LIMIT)
-            token = self._settings.token
-            if not isinstance(hello, Hello) or not hmac.compare_digest(hello.token, token):
-                raise ProtocolError("a stranger")
-            process = self._processes.get(hello.worker)
-            if process is None or process.pid != hello.pid:
-                raise ProtocolError(f"no worker {hello.worker} was started with pid {hello.pid}")
-        except (StreamlineError, OSError, EOFError, TypeError, ValueError):
-            self.refused += 1
-            writer.close()
-            self._serving.discard(task)
-            return
-        self._writers[hello.worker] = writer
-        self.addresses[hello.worker] = (hello.host, hello.port)
-        self._on_ready(hello.worker)
-        try:
-            while True:
-                self._on_message(hello.worker, await _read(reader, _MESSAGE_LIMIT))
-        except (OSError, EOFError, ProtocolError):
-            # The process may hang on after its connection; it is of no use without.
-            if process.poll() is None:
-                process.kill()
+            hello = await self._admit(reader)
+            if hello is None:
+                self.refused += 1
+                return
+            self._writers[hello.worker] = writer
+            self.addresses[hello.worker] = (hello.host, hello.port)
+            self._on_ready(hello.worker)
+            process = self._processes[hello.worker]
+            try:
+                while True:
+                    self._on_message(hello.worker, await _read(reader, _MESSAGE_LIMIT))
+            except (OSError, EOFError, ProtocolError):
+                # The process may hang on after its connection; it is of no use without.
+                if process.poll() is None:
+                    process.kill()
         finally:
-            self._serving.discard(task)
+            del self._serving[task]
+            writer.close()
+
+    async def _admit(self, reader: asyncio.StreamReader) -> Hello | None:
+        """What a worker of ours says first; None if it is somebody else."""
+        try:
+            async with asyncio.timeout(_HELLO_WITHIN_S):
+                hello = await _read(reader, _HELLO_LIMIT)
+            process = self._processes.get(hello.worker)
+            ours = (
+                isinstance(hello, Hello)
+                and hmac.compare_digest(hello.token, self._settings.token)
+                and process is not None
+                and process.pid == hello.pid
+            )
+        except Exception:  # noqa: BLE001 - whatever a stranger sends, it is refused
+            return None
+        return hello if ours else None
+
+
+def exit_of(process: subprocess.Popen[bytes]) -> asyncio.Future[int]:
+    """The exit status of a process, once it has ended.
+
+    Each process has a thread of its own that waits: the event loop's pool of threads is small, and
+    as many long waits in it would leave none for anything else.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[int] = loop.create_future()
+
+    def ended(status: int) -> None:
+        if not future.done():
+            future.set_result(status)
+
+    def wait() -> None:
+        status = process.wait()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(ended, status)
+
+    threading.Thread(target=wait, name=f"exit of {process.pid}", daemon=True).start()
+    return future
 
 
 async def _read(reader: asyncio.StreamReader, limit: int) -> Any:
