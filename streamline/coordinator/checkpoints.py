@@ -13,6 +13,9 @@ from streamline.errors import InvariantError
 from streamline.ids import TaskId
 from streamline.state.manifest import TaskSnapshot
 
+_AGAIN_MS = 1_000
+"""One that was asked for and has failed is not tried again at once: what failed may pass."""
+
 
 @dataclass
 class PendingCheckpoint:
@@ -24,6 +27,7 @@ class PendingCheckpoint:
         drain: Whether its barrier ends the stream.
         started_ms: When it was triggered.
         waiting: Tasks that have not answered yet.
+        asked: Somebody waits for it; if it fails, another is begun soon.
         snapshots: The answers.
         writing: All have answered and the manifest is being written.
     """
@@ -33,6 +37,7 @@ class PendingCheckpoint:
     drain: bool
     started_ms: int
     waiting: set[TaskId]
+    asked: bool = False
     snapshots: dict[TaskId, TaskSnapshot] = field(default_factory=dict)
     writing: bool = False
 
@@ -81,16 +86,22 @@ class Checkpoints:
 
     def reset(self, now_ms: int, last_epoch: int) -> None:
         """A new attempt begins: what was under way is forgotten, epochs go on growing."""
-        self.pending = None
+        self.forget()
         self._last_epoch = max(self._last_epoch, last_epoch)
         self._last_trigger_ms = self._last_end_ms = now_ms
+
+    def forget(self) -> None:
+        """The attempt is over, and with it the one under way."""
+        if self.pending is not None and self.pending.asked:
+            self._asked = True
+        self.pending = None
 
     def next_due_ms(self) -> int | None:
         """When the next one is to be triggered, or the one under way is overdue."""
         if self.pending is not None:
             return self.pending.started_ms + self._timeout_ms
         if self._asked:
-            return self._last_end_ms
+            return self._last_end_ms + (_AGAIN_MS if self._failures else 0)
         if self._every_ms is None:
             return None
         return max(self._last_trigger_ms + self._every_ms, self._last_end_ms + self._min_pause_ms)
@@ -123,10 +134,10 @@ class Checkpoints:
         """
         if self.pending is not None:
             raise InvariantError(f"checkpoint {self.pending.epoch} is still under way")
-        self._asked = False
+        asked, self._asked = self._asked, False
         self._last_epoch += 1
         self._last_trigger_ms = now_ms
-        self.pending = PendingCheckpoint(self._last_epoch, kind, drain, now_ms, set(tasks))
+        self.pending = PendingCheckpoint(self._last_epoch, kind, drain, now_ms, set(tasks), asked)
         return self.pending
 
     def on_snapshot(self, task: TaskId, snapshot: TaskSnapshot) -> PendingCheckpoint | None:
@@ -163,7 +174,7 @@ class Checkpoints:
             Whether the job may go on; False once too many in a row have failed.
         """
         if self.pending is not None and self.pending.epoch == epoch:
-            self.pending = None
+            self.forget()
             self._last_end_ms = now_ms
             self._failures += 1
         return self._failures <= self._tolerable_failures

@@ -221,6 +221,7 @@ class JobMachine:
         self._restored_epoch = 0
         self._deployed_ms: int | None = None
         self._resume_at_ms: int | None = 0
+        self._start_at_ms: int | None = None
         self._resend_at_ms = 0
         self._stop_asked = False
         self._draining: str | None = None
@@ -262,8 +263,13 @@ class JobMachine:
             self._out.append(Say("warning", f"worker {worker} {reason}"))
             self._out.append(EnsureWorkers())
         else:
+            # One that dies before it is ready may do so always: it is not started anew at once.
             self._fail_attempt(
-                f"worker {worker} {reason}", now_ms, repeatable=True, worker_lost=True
+                f"worker {worker} {reason}",
+                now_ms,
+                repeatable=True,
+                worker_lost=True,
+                start_at_once=was_ready,
             )
         return self._take()
 
@@ -294,14 +300,31 @@ class JobMachine:
         self._deploy(now_ms)
         return self._take()
 
-    def on_load_failed(self, generation: int, reason: str, now_ms: int) -> list[Instruction]:
-        """The checkpoint or the sources cannot be read."""
+    def on_load_failed(
+        self,
+        generation: int,
+        reason: str,
+        now_ms: int,
+        *,
+        outage: bool = False,
+        goes_on: bool = False,
+    ) -> list[Instruction]:
+        """The checkpoint or the sources cannot be read.
+
+        Args:
+            generation: The attempt that was to begin.
+            reason: Why.
+            now_ms: The time.
+            outage: It may come right by itself.
+            goes_on: There is a checkpoint to go on from: it has run before. A job that never ran
+                is told what is wrong, rather than tried again.
+        """
         if generation == self.generation and self.state not in ENDED and self._loading:
             self._loading = False
-            if self.state == JobState.STARTING:
+            if self.state == JobState.STARTING and not (outage and goes_on):
                 self._end(JobState.FAILED, reason)
             else:
-                self._fail_attempt(reason, now_ms, repeatable=True)
+                self._fail_attempt(reason, now_ms, repeatable=True, passing=outage)
         return self._take()
 
     def on_report(self, report: Report, now_ms: int) -> list[Instruction]:
@@ -369,6 +392,10 @@ class JobMachine:
     def stop(self, now_ms: int) -> list[Instruction]:
         """Asked to stop: drain, checkpoint, commit, end; the job can go on later."""
         if self.state in (JobState.STARTING, JobState.RECOVERING):
+            if self.last_epoch:
+                text = "stopped while it recovered: what the sinks had prepared with checkpoint "
+                text += f"{self.last_epoch} is committed when the job goes on"
+                self._out.append(Say("warning", text))
             self._end(JobState.STOPPED)
         elif self.state == JobState.RUNNING:
             self._stop_asked = True
@@ -395,6 +422,9 @@ class JobMachine:
         """Time has passed."""
         if self.state in ENDED:
             return []
+        if self._start_at_ms is not None and now_ms >= self._start_at_ms:
+            self._start_at_ms = None
+            self._out.append(EnsureWorkers())
         self._resume(now_ms)
         if self.state in (JobState.RUNNING, JobState.STOPPING):
             if self.checkpoints.is_overdue(now_ms):
@@ -417,6 +447,8 @@ class JobMachine:
         waits_for_workers = not self._ready.issuperset(self._workers)
         if self._resume_at_ms is not None and not waits_for_workers and not self._writing:
             times.append(self._resume_at_ms)
+        if self._start_at_ms is not None:
+            times.append(self._start_at_ms)
         if self._deployed_ms is not None or self._committing is not None:
             times.append(self._resend_at_ms)
         if self._drain_at_ms is not None:
@@ -626,6 +658,7 @@ class JobMachine:
         repeatable: bool,
         trace: str = "",
         worker_lost: bool = False,
+        start_at_once: bool = True,
         passing: bool = False,
     ) -> None:
         """The attempt is over: fence it, then try again or give up.
@@ -638,7 +671,7 @@ class JobMachine:
         self._deployed_ms = None
         self._committing = None
         self._draining = self._drain_at_ms = None
-        self.checkpoints.pending = None
+        self.checkpoints.forget()
         delay_ms = self._restarts.delay_ms(now_ms) if repeatable else None
         if delay_ms is None:
             budget = f" (gave up after {self._restarts.budget})" if repeatable else ""
@@ -659,11 +692,14 @@ class JobMachine:
         where = f"from checkpoint {last}" if last else "from where this run began"
         self._out.append(Say("warning", f"{reason}; trying again in {delay_ms} ms, {where}"))
         self._out.append(StopTasks(self.generation))
-        self._out.append(EnsureWorkers())
+        if start_at_once:
+            self._out.append(EnsureWorkers())
+        else:
+            self._start_at_ms = self._resume_at_ms
 
     def _end(self, state: JobState, reason: str = "", trace: str = "") -> None:
         self._move(state)
-        self._resume_at_ms = None
+        self._resume_at_ms = self._start_at_ms = None
         self._loading = False
         self._out.append(StopTasks(self.generation))
         self._out.append(Ended(state, reason, trace))

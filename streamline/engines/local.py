@@ -7,7 +7,7 @@ import os
 import random
 import secrets
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,13 @@ from streamline.coordinator.job import (
 )
 from streamline.coordinator.status import JobStatus
 from streamline.engines.pool import MakePool, ProcessPool
-from streamline.errors import InvariantError, StateError, StreamlineError
+from streamline.errors import (
+    CheckpointError,
+    InvariantError,
+    OutageError,
+    StateError,
+    StreamlineError,
+)
 from streamline.graph import JobGraph
 from streamline.ids import TaskId
 from streamline.io import Sink, Source
@@ -177,6 +183,7 @@ class LocalEngine:
         self._progress: dict[int, Progress] = {}
         self._known_partitions: dict[str, set[str]] = {}
         self._background: set[asyncio.Task[None]] = set()
+        self._loading: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
         self._runs = asyncio.Event()
         self._ended: Ended | None = None
@@ -227,6 +234,8 @@ class LocalEngine:
             self._collect()
         finally:
             discovering.cancel()
+            if self._loading is not None:
+                self._loading.cancel()  # it may be waiting for a source that is away
             await self._pool.close()
             await asyncio.gather(discovering, *self._background, return_exceptions=True)
             await asyncio.to_thread(sweep, self._store)
@@ -471,13 +480,14 @@ class LocalEngine:
         for instruction in instructions:
             self._carry_out(instruction)
         self._look_at_rescaling()
+        self._collect()
         self._wake.set()
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, EnsureWorkers):
             self._pool.ensure(self._workers)
         elif isinstance(instruction, LoadCheckpoint):
-            self._spawn(self._load(instruction.generation))
+            self._loading = self._spawn(self._load(instruction.generation))
         elif isinstance(instruction, Deploy):
             self._pool.send(
                 instruction.worker,
@@ -503,10 +513,11 @@ class LocalEngine:
         else:
             self._over(instruction)
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._background.add(task)
         task.add_done_callback(self._spawned)
+        return task
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         self._background.discard(task)
@@ -515,6 +526,7 @@ class LocalEngine:
             self._do(self._machine.fail(f"the coordinator failed by {error!r}"))
 
     async def _load(self, generation: int) -> None:
+        goes_on = False
         try:
             loaded = await asyncio.to_thread(
                 load_checkpoint,
@@ -522,9 +534,15 @@ class LocalEngine:
                 self._settings.graph,
                 allow_dropped=self._settings.config.allow_dropped_state,
             )
+            goes_on = loaded.manifest is not None
             await discover_partitions(loaded, self._settings.graph)
         except (StreamlineError, OSError) as error:
-            self._do(self._machine.on_load_failed(generation, str(error), self._now()))
+            outage = isinstance(error, OutageError)
+            self._do(
+                self._machine.on_load_failed(
+                    generation, str(error), self._now(), outage=outage, goes_on=goes_on
+                )
+            )
             return
         for problem in loaded.problems:
             self._say("warning", problem)
@@ -559,9 +577,16 @@ class LocalEngine:
             )
             if not waiting.done.done():
                 waiting.done.set_result(copied)
-        except (StreamlineError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a store has errors of its own; the job goes on
             if not waiting.done.done():
-                waiting.done.set_exception(error)
+                told = (
+                    error
+                    if isinstance(error, StreamlineError)
+                    else CheckpointError(
+                        f"the savepoint cannot be written to {waiting.target}: {error}"
+                    )
+                )
+                waiting.done.set_exception(told)
         finally:
             self._savepoints.remove(waiting)
 

@@ -29,6 +29,22 @@ job = sl.Job("busy")
 job.source("numbers", CollectionSource(range(10))).map(busy, name="never").sink("out", FileSink("out", format=sl.Json()))
 """
 
+# A source whose system is away: what there is to read is asked for without end.
+AWAY = """\
+import asyncio, pathlib
+import streamline as sl
+from streamline.connectors.collection import CollectionSource
+from streamline.connectors.files import FileSink
+
+class Away(CollectionSource):
+    async def discover(self):
+        pathlib.Path("asked").touch()
+        await asyncio.Event().wait()
+
+job = sl.Job("away")
+job.source("numbers", Away(range(10))).sink("out", FileSink("out", format=sl.Json()))
+"""
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_once_drains_and_the_same_command_goes_on(running: Running, number: int) -> None:
@@ -95,6 +111,17 @@ def test_during_the_start(running: Running, moment: str) -> None:
     assert done.status in (0, CANCELED), done
     assert "Traceback" not in done.stderr
     running.finish()
+
+
+def test_while_a_source_is_away(cli: Cli) -> None:
+    cli.write("job.py", AWAY)
+    started = cli.start("run", "job.py")
+    until((cli.folder / "asked").exists, "a question", started=started)
+    started.signal(signal.SIGINT)
+    done = started.end(timeout_s=_AT_ONCE_S)
+    assert done.status == 0, done
+    assert "Traceback" not in done.stderr
+    done.says("job 'away' stopped")
 
 
 def test_ctrl_c_on_a_terminal_reaches_the_workers_too(cli: Cli) -> None:

@@ -143,3 +143,23 @@ def test_an_abort_of_another_epoch_is_no_failure() -> None:
     pending = found.begin(0, [A])
     assert found.abort(pending.epoch - 1, 0)
     assert found.pending is pending
+
+
+def test_one_that_was_asked_for_and_fails_is_begun_again_soon() -> None:
+    found = checkpoints(every_ms=None)
+    found.ask()
+    found.begin(100, [A])
+    assert found.abort(1, 150)
+    assert not found.is_due(1_149)
+    assert found.is_due(1_150)
+    run_one(found, 1_150, 1_200)
+    assert found.next_due_ms() is None
+
+
+def test_one_that_was_asked_for_is_not_forgotten_with_the_attempt() -> None:
+    found = checkpoints(every_ms=None)
+    found.ask()
+    found.begin(100, [A])
+    found.forget()
+    found.reset(200, 0)
+    assert found.is_due(200)

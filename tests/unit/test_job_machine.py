@@ -376,10 +376,28 @@ def test_a_worker_lost_before_it_was_ready() -> None:
     play = Play()
     play.start()
     play.ready(0)
-    assert play.lost(1) == "stop0 workers"
-    assert play.ready(1) == ""
-    assert play.tick(50) == "load1"
+    assert play.lost(1) == "stop0"
+    assert play.machine.next_tick_ms() == 50  # one that dies at its start may always do so
+    assert play.tick(49) == ""
+    assert play.tick(1) == "workers"
+    assert play.tick() == ""
+    assert play.ready(1) == "load1"
     assert play.machine.state == JobState.STARTING
+
+
+def test_workers_that_die_at_their_start_are_started_with_the_pauses_of_restarts() -> None:
+    play = Play(restart_budget=20)
+    play.start()
+    play.ready(0)
+    starts = []
+    for _ in range(6):
+        assert play.lost(1) == "stop0"
+        due = play.machine.next_tick_ms()
+        assert due is not None
+        assert play.tick(due - play.now) == "workers"
+        starts.append(play.now)
+    pauses = [after - before for before, after in zip([0, *starts], starts, strict=False)]
+    assert pauses == [50, 100, 200, 400, 400, 400]
 
 
 def test_a_worker_lost_while_loading() -> None:
@@ -542,6 +560,48 @@ def test_what_cannot_be_loaded_later_is_tried_again() -> None:
     assert play.said(play.machine.on_load_failed(1, "of before", play.now)) == ""
     assert play.said(play.machine.on_load_failed(2, "no answer", play.now)) == "stop2 workers"
     assert play.machine.state == JobState.RECOVERING
+
+
+def test_an_outage_at_the_start_fails_a_job_that_never_ran() -> None:
+    play = Play().to_loading()
+    found = play.said(play.machine.on_load_failed(1, "no Kafka", 0, outage=True, goes_on=False))
+    assert found == "stop1 end:failed"
+
+
+def test_an_outage_at_the_start_is_waited_for_by_a_job_that_goes_on() -> None:
+    play = Play().to_loading()
+    for generation in (1, 2, 3):  # the same way each time, which would end it otherwise
+        found = play.machine.on_load_failed(
+            generation, "no Kafka", play.now, outage=True, goes_on=True
+        )
+        assert play.said(found) == f"stop{generation} workers"
+        assert play.machine.state == JobState.STARTING
+        due = play.machine.next_tick_ms()
+        assert due is not None
+        assert play.tick(due - play.now) == f"load{generation + 1}"
+
+
+def test_an_outage_while_it_recovers_does_not_end_the_job() -> None:
+    play = Play().to_running()
+    play.fail("no Kafka", outage=True)
+    for generation in (2, 3):
+        due = play.machine.next_tick_ms()
+        assert due is not None
+        assert play.tick(due - play.now) == f"load{generation}"
+        found = play.machine.on_load_failed(generation, "no Kafka", play.now, outage=True)
+        assert play.said(found) == f"stop{generation} workers"
+    assert play.machine.state == JobState.RECOVERING
+
+
+def test_stopped_while_it_recovers_tells_of_what_was_prepared() -> None:
+    play = Play().to_running()
+    play.tick(100)
+    play.taken(1)
+    play.manifest(1)
+    play.fail()
+    assert "end:stopped" in play.said(play.machine.stop(play.now))
+    said = [one.text for one in play.all if isinstance(one, Say)]
+    assert said[-1].startswith("stopped while it recovered: what the sinks had prepared with")
 
 
 # ---------------------------------------------------------------------- checkpoints fail
