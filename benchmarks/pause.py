@@ -55,6 +55,25 @@ def longest_pauses(work: Path, *, entries: int) -> dict[str, float]:
         last = now
     state.checkpointed()
     state.close()
+    longest["freeze in a spill"] = _in_a_spill(work, entries)
+    return longest
+
+
+def _in_a_spill(work: Path, entries: int) -> float:
+    """A barrier that comes when memory is short and entries are being written anyway."""
+    state = TaskState(
+        open_rocksdb(work / "spilling"),
+        key_range=KeyGroupRange(0, 128),
+        max_parallelism=128,
+        capacity=entries,
+        slice_entries=SLICE,
+    )
+    table = state.table("window", "slices")
+    for key in range(entries // 2 + 1):
+        table.touch(0, f"user-{key}", lambda: [0, 1.5, 7])
+    state.maintain()
+    longest = _ms(lambda: state.freeze(1))
+    state.close()
     return longest
 
 

@@ -5,11 +5,16 @@ of changed entries and raises the stamp; the entries it caught are encoded and w
 slices while processing goes on. An entry that is touched again before its turn leaves its
 encoded pre-image behind, so nothing is ever copied. Nothing touched after a barrier is
 written before the checkpoint of that barrier has been taken.
+
+A freeze waits for nothing: what an earlier one has caught and nobody has written yet stays
+below it as a layer of its own. Layers are written from the oldest to the newest, and an entry
+that is in a newer one too is written there alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -35,9 +40,30 @@ Writes: TypeAlias = list[tuple[bytes, bytes | None]]
 Place: TypeAlias = tuple[str, str]
 """Node and name of a state."""
 
+_HURRIED_SLICES = 8
 _EVICT_PER_CALL = 8_192
 _FREE_PER_CALL = 16_384
 _SCANS_PER_SLICE = 32
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one freeze has caught of a table.
+
+    Attributes:
+        stamp: The stamp of its entries, unless they were touched since.
+        entries: By namespace; None where one was removed.
+        dropped: Namespaces that were dropped as a whole, before the entries were made.
+    """
+
+    stamp: int
+    entries: dict[int, dict[Hashable, Entry | None]]
+    dropped: set[int]
+
+    def has(self, namespace: int, key: Hashable) -> bool:
+        """Whether it decides about a key."""
+        entries = self.entries.get(namespace)
+        return (entries is not None and key in entries) or namespace in self.dropped
 
 
 class WriteBackTable(Table):
@@ -50,8 +76,8 @@ class WriteBackTable(Table):
         self.live: dict[int, Space] = {}
         self.dirty: dict[int, dict[Hashable, Entry | None]] = {}
         self.dropped: set[int] = set()
-        self.frozen: dict[int, dict[Hashable, Entry | None]] = {}
-        self.frozen_dropped: set[int] = set()
+        self.layers: list[Layer] = []
+        self.unwritten = 0
         self.saved: dict[tuple[int, Hashable], bytes] = {}
         self.types: set[type] = set()
         self.persisted: set[int] = set(persisted)
@@ -84,10 +110,8 @@ class WriteBackTable(Table):
         elif entry[0] == self.stamp:
             return entry
         else:
-            if entry[0] == owner.frozen_stamp and key in self.frozen.get(namespace, ()):
-                place = (namespace, key)
-                if place not in self.saved:
-                    self.saved[place] = self._encode(entry)
+            if self.layers:
+                self._save(namespace, key, entry)
             del space[key]
         space[key] = entry  # last in its dict: the first ones are evicted first
         entry[0] = self.stamp
@@ -110,19 +134,27 @@ class WriteBackTable(Table):
         return entry
 
     def preserve(self, namespace: int, key: Hashable) -> None:
-        place = (namespace, key)
-        if place in self.saved or key not in self.frozen.get(namespace, ()):
-            return
         entry = self.live.get(namespace, {}).get(key)
-        if entry is not None and entry[0] == self._owner.frozen_stamp:
-            self.saved[place] = self._encode(entry)
+        if entry is not None and entry[0] != self.stamp:
+            self._save(namespace, key, entry)
+
+    def _save(self, namespace: int, key: Hashable, entry: Entry) -> None:
+        """Keep what an entry was at the last freeze, if that is still to be written."""
+        place = (namespace, key)
+        if place in self.saved:
+            return
+        for layer in self.layers:
+            entries = layer.entries.get(namespace)
+            if entries is not None and key in entries:
+                self.saved[place] = self._encode(entry)
+                return
 
     def delete(self, namespace: int, key: Hashable) -> None:
         space = self.live.get(namespace)
         entry = None if space is None else space.pop(key, None)
         if entry is not None:
             self._owner.entries -= 1
-        if namespace in self.persisted or namespace in self.frozen:
+        if self._is_kept(namespace):
             changed = self.dirty.setdefault(namespace, {})
             if key not in changed:
                 self._owner.dirty_entries += 1
@@ -175,43 +207,65 @@ class WriteBackTable(Table):
             owner.dirty_entries -= len(changed)
             owner.throw_away(changed)
         self.incomplete.discard(namespace)
-        if namespace in self.persisted or namespace in self.frozen:
+        if self._is_kept(namespace):
             self.dropped.add(namespace)
+
+    def _is_kept(self, namespace: int) -> bool:
+        """Whether something of a namespace is in the store, or will be."""
+        return namespace in self.persisted or any(
+            namespace in layer.entries for layer in self.layers
+        )
 
     # ------------------------------------------------------------------ the owner's side
 
     def freeze(self, stamp: int) -> None:
-        """Set the changes since the last freeze aside."""
-        self.frozen, self.dirty = self.dirty, {}
-        self.frozen_dropped, self.dropped = self.dropped, set()
+        """Set the changes since the last freeze aside; from now on entries get this stamp."""
+        if self.dirty or self.dropped:
+            self.layers.append(Layer(self.stamp, self.dirty, self.dropped))
+            self.unwritten += 1
+            self.persisted -= self.dropped
+            self.dirty, self.dropped = {}, set()
+        # What was saved is of entries that were touched after it: they are in the new layer.
+        self._owner.throw_away(self.saved)
+        self.saved = {}
         self.stamp = stamp
-        self.persisted -= self.frozen_dropped
 
     def writes(self) -> Iterator[Writes]:
-        """What the frozen set comes to: stored keys with their value, or None for removed.
+        """What the layers come to: stored keys with their value, or None for removed.
 
-        In slices, some of them empty: work that came to nothing also takes time.
+        In slices, some of them empty: work that came to nothing also takes time. There may be
+        another freeze before it goes on.
         """
-        owner = self._owner
+        while self.unwritten:
+            yield from self._writes_of_layer(len(self.layers) - self.unwritten)
+            self.unwritten -= 1
+
+    def _writes_of_layer(self, number: int) -> Iterator[Writes]:
+        owner, layer = self._owner, self.layers[number]
         part: Writes = []
-        for namespace in self.frozen_dropped:
-            for number, group in enumerate(range(owner.key_range.start, owner.key_range.stop)):
+        for namespace in layer.dropped:
+            for count, group in enumerate(range(owner.key_range.start, owner.key_range.stop)):
                 for stored, _ in owner.kv.scan(*namespace_range(group, self.id, namespace)):
                     part.append((stored, None))
                     if len(part) >= owner.slice_entries:
                         yield part
                         part = []
-                if number % _SCANS_PER_SLICE == 0:
+                if count % _SCANS_PER_SLICE == 0:
                     yield []
         yield part
-        for namespace, entries in self.frozen.items():
-            self.persisted.add(namespace)
+        for namespace, entries in layer.entries.items():
             left = iter(entries.items())
             while some := list(islice(left, owner.slice_entries)):
-                yield self._writes_of(namespace, some)
+                for newer in self.layers[number + 1 :]:
+                    some = [item for item in some if not newer.has(namespace, item[0])]
+                if some:
+                    self.persisted.add(namespace)
+                yield self._writes_of(namespace, some, layer.stamp)
 
-    def _writes_of(self, namespace: int, some: list[tuple[Hashable, Entry | None]]) -> Writes:
-        frozen_stamp, saved = self._owner.frozen_stamp, self.saved
+    def _writes_of(
+        self, namespace: int, some: list[tuple[Hashable, Entry | None]], stamp: int
+    ) -> Writes:
+        saved = self.saved
         keys = [key for key, _ in some]
         stored = stored_keys(self.id, namespace, keys, self._owner.max_parallelism)
         writes: Writes = []
@@ -220,7 +274,7 @@ class WriteBackTable(Table):
             for place, (key, entry) in zip(stored, some, strict=True):
                 if entry is None:
                     writes.append((place, None))
-                elif entry[0] == frozen_stamp:
+                elif entry[0] == stamp:
                     # Touched again and not changed since: the pre-image is what it was.
                     writes.append((place, saved.get((namespace, key)) or encode_entry(entry)))
                 else:
@@ -237,9 +291,11 @@ class WriteBackTable(Table):
             note_types(before)
 
     def written(self) -> None:
-        """The frozen set is in the store."""
-        self._owner.throw_away(*self.frozen.values(), self.saved)
-        self.frozen, self.frozen_dropped, self.saved = {}, set(), {}
+        """All layers are in the store."""
+        self._owner.throw_away(
+            *(entries for layer in self.layers for entries in layer.entries.values()), self.saved
+        )
+        self.layers, self.saved = [], {}
 
     def evict(self, count: int) -> int:
         """Forget up to ``count`` entries that are in the store; returns how many."""
@@ -248,12 +304,11 @@ class WriteBackTable(Table):
         for namespace, space in self.live.items():
             if namespace not in self.persisted:
                 continue
-            changed, frozen = self.dirty.get(namespace, {}), self.frozen.get(namespace, {})
-            old = [
-                key
-                for key in islice(space, count - gone)
-                if key not in changed and key not in frozen
-            ]
+            changed = self.dirty.get(namespace, {})
+            old = [key for key in islice(space, count - gone) if key not in changed]
+            for layer in self.layers:
+                frozen = layer.entries.get(namespace, {})
+                old = [key for key in old if key not in frozen]
             for key in old:
                 del space[key]
             if old:
@@ -270,10 +325,7 @@ class WriteBackTable(Table):
             return True
         if namespace in self.dropped:
             return True
-        frozen = self.frozen.get(namespace)
-        if frozen is not None and key in frozen:
-            return True
-        return namespace in self.frozen_dropped
+        return any(layer.has(namespace, key) for layer in self.layers)
 
     def _load(self, namespace: int, key: Hashable) -> Entry | None:
         if self._gone(namespace, key):
@@ -318,7 +370,6 @@ class TaskState(StateBackend):
         self.max_parallelism = max_parallelism
         self.check = check
         self.stamp = 1
-        self.frozen_stamp = -1
         self.entries = 0
         self.dirty_entries = 0
         self._capacity = capacity
@@ -438,8 +489,9 @@ class TaskState(StateBackend):
                 gone = table.evict(want)
                 self.entries -= gone
                 want -= gone
-        if self.entries > 2 * self._capacity and self._writing is not None:
-            if not self._awaits_checkpoint:
+        if self.entries > 2 * self._capacity and not self._awaits_checkpoint:
+            self.flush_slice(_HURRIED_SLICES * self.slice_entries)  # nearly what a batch brings
+            if self.entries > 4 * self._capacity:
                 self._finish_writing()
 
     def throw_away(self, *dicts: dict[Any, Any]) -> None:
@@ -483,17 +535,18 @@ class TaskState(StateBackend):
         self.kv.close()
 
     def _freeze(self) -> None:
-        self._finish_writing()
-        self.frozen_stamp = self.stamp
         self.stamp += 1
         self.dirty_entries = 0
         for table in self._tables.values():
             table.freeze(self.stamp)
-        self._writing = self._all_writes()
+        if self._writing is None:
+            self._writing = self._all_writes()
 
     def _all_writes(self) -> Iterator[Writes]:
-        for table in list(self._tables.values()):  # others may be made while it is written
-            yield from table.writes()
+        # A freeze meanwhile adds layers, also to tables that were done, and there may be new ones.
+        while any(table.unwritten for table in self._tables.values()):
+            for table in list(self._tables.values()):
+                yield from table.writes()
 
     def _finish_writing(self) -> None:
         while self._writing is not None:

@@ -320,6 +320,40 @@ def test_memory_stays_bounded_by_what_was_changed_while_a_checkpoint_waits():
     assert sorted(key for key, _ in table.items(0)) == [*range(40), *range(100, 160)]
 
 
+def test_a_barrier_in_a_spill_writes_nothing_at_once(tmp_path):
+    """What the spill has left to write stays below what the barrier has caught."""
+    written = []
+
+    class Counted(MemoryStore):
+        def write(self, puts, deletes):
+            written.append(len(puts) + len(deletes))
+            super().write(puts, deletes)
+
+    state = empty_state(Counted(), capacity=20, slice_entries=1)
+    table = state.table("a", "x")
+    for key in range(20):
+        table.touch(0, key, fresh)[1] = 1
+    state.maintain()  # a spill begins
+    state.maintain()
+    table.touch(0, 3, fresh)[1] = 2  # in the spill and behind it
+    table.delete(0, 4)
+    table.touch(0, 99, fresh)[1] = 2
+    before = len(written)
+    state.freeze(1)
+    assert len(written) == before
+    assert [len(layer.entries[0]) for layer in table.layers] == [20, 3]
+    for key in (3, 5, 99):
+        table.touch(0, key, fresh)[1] = 3  # behind the barrier
+    while not state.flush_slice(1):
+        assert max(written) <= 1
+    state.checkpoint(tmp_path / "copy")
+    copied = empty_state(MemoryStore.open(tmp_path / "copy"))
+    copied._persisted = {("a", "x"): [0]}
+    found = {key: entry[1] for key, entry in copied.table("a", "x").items(0)}
+    ones = {key: 1 for key in range(20) if key not in (3, 4)}
+    assert found == {**ones, 3: 2, 99: 2}
+
+
 def test_a_key_of_another_task_is_refused():
     state = empty_state(MemoryStore(), KeyGroupRange(0, GROUPS // 2))
     table = state.table("a", "x")
