@@ -9,7 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
-from typing import Any, Generic, TypeAlias, TypeVar
+from itertools import repeat
+from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
@@ -307,6 +308,15 @@ class AggregateInputs(Record):
     """Marks a batch of columns that hold what aggregations look at, named by their place."""
 
 
+class AggregatePartials(Record):
+    """Marks a batch of columns that hold slots of entries, named by their place.
+
+    Each row stands for the records of one key and slice; how many is in the column ``RECORDS``.
+    """
+
+    RECORDS: ClassVar[str] = "records"
+
+
 class AggregateProgram:
     """The generated loops for a set of aggregations.
 
@@ -326,6 +336,7 @@ class AggregateProgram:
         for _, aggregation in aggregations:
             self._slots.append(slot)
             slot += aggregation.slots
+        self._width = slot - 1
         self._needed = [index for index, (_, a) in enumerate(aggregations) if not _counts(a)]
         self._generate()
 
@@ -345,16 +356,36 @@ class AggregateProgram:
             return [batch.column(str(place)) for place in range(len(self._needed))]
         columns: list[Sequence[Any]] = []
         for index in self._needed:
-            name, aggregation = self._aggregations[index]
-            try:
-                values = aggregation.values(batch)
-            except StreamlineError as error:
-                raise UsageError(f"{self.node}: aggregation {name!r}: {error}") from error
-            except Exception as error:
-                raise self._explain_field(aggregation, error, batch) from error
-            assert values is not None
-            columns.append(values)
+            columns.append(self.column(self._aggregations[index][1], batch))
         return columns
+
+    def column(self, aggregation: Aggregation[Any, Any, Any], batch: Batch) -> list[Any]:
+        """What of each record one of the aggregations looks at.
+
+        Raises:
+            UsageError: If a field is missing.
+            UserFunctionError: If a function of the user's raises.
+        """
+        try:
+            values = aggregation.values(batch)
+        except StreamlineError as error:
+            name = next(name for name, one in self._aggregations if one is aggregation)
+            raise UsageError(f"{self.node}: aggregation {name!r}: {error}") from error
+        except Exception as error:
+            raise self._explain_field(aggregation, error, batch) from error
+        assert values is not None
+        return values
+
+    def slots(self, batch: ColumnBatch) -> list[Sequence[Any]]:
+        """The slots in a batch of partial results, in order."""
+        return [batch.column(str(place)) for place in range(self._width)]
+
+    def add_partials(
+        self, table: Table, namespace: int, keys: Sequence[Hashable], slots: list[Sequence[Any]]
+    ) -> None:
+        """Merge partial results into the entries of one namespace."""
+        parts = zip(repeat(0), *slots)  # the stamp's place comes first
+        self._add_partials(table.space(namespace), table.touch, table.stamp, namespace, keys, parts)
 
     def add(
         self, table: Table, namespace: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]
@@ -479,6 +510,13 @@ class AggregateProgram:
             *_shows("show_first", results[0], vs, loop, adds),
             f"def add_one({', '.join(['e', *xs])}):",
             *[f"    {line}" for line in adds],
+            "def add_partials(space, touch, stamp, namespace, keys, parts):",
+            "    get = space.get",
+            "    for k, e in zip(keys, parts):",
+            "        a = get(k)",
+            "        if a is None or a[0] != stamp:",
+            "            a = touch(namespace, k, new)",
+            *[f"        {line}" for line in merges],
             "def merge(a, e):",
             *[f"    {line}" for line in merges],
             "def results0(kind, items):",
@@ -490,6 +528,7 @@ class AggregateProgram:
         self.new = names["new"]
         self._merge = names["merge"]
         self._add = names["add"]
+        self._add_partials = names["add_partials"]
         self._add_one = names["add_one"]
         self._show, self._show_first = names["show"], names["show_first"]
         self._results = {0: names["results0"], 2: names["results2"]}

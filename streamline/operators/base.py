@@ -79,6 +79,10 @@ class Operator(ABC):
         """Get ready; called once, before all else but ``__init__``."""
         self.context = context
 
+    def records(self, batch: Batch) -> int:
+        """How many records a batch stands for; more than it is long if they were added up."""
+        return len(batch)
+
     @abstractmethod
     def process(self, batch: Batch, out: Output) -> None:
         """Take a batch, never an empty one, and emit what follows from it."""

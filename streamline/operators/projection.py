@@ -16,8 +16,15 @@ from streamline.operators.aggregations import AggregateInputs, AggregateProgram,
 Project: TypeAlias = Callable[[Batch], Batch]
 
 
-def projection_of(node: str, aggregations: Named) -> Project | None:
+def projection_of(
+    node: str, aggregations: Named, combine: Callable[[Batch], Batch | None] | None = None
+) -> Project | None:
     """What sends only the inputs of some aggregations, or None if they may look at all.
+
+    Args:
+        node: Name of the node.
+        aggregations: What looks at them.
+        combine: Adds up a batch, or returns None if it is to go record by record.
 
     A function of the user's stays behind the shuffle: it is not to see records that are late.
     """
@@ -27,6 +34,8 @@ def projection_of(node: str, aggregations: Named) -> Project | None:
         return None
 
     def project(batch: Batch) -> Batch:
+        if combine is not None and (combined := combine(batch)) is not None:
+            return combined
         columns: dict[str, Column] = {}
         if isinstance(batch, ColumnBatch) and all(isinstance(field, str) for field in fields):
             for place, field in enumerate(fields):

@@ -61,7 +61,7 @@ class _Member:
     counters: Counters
 
     def take(self, batch: Batch) -> None:
-        self.counters.records_in += len(batch)
+        self.counters.records_in += self.operator.records(batch)
         self.operator.process(batch, self.link)
 
 

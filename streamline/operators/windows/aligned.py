@@ -8,19 +8,25 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeGuard
 
 import numpy as np
 
-from streamline.batch import Batch, RowBatch
+from streamline.batch import Batch, ColumnBatch, RowBatch
 from streamline.errors import UsageError
 from streamline.keys import key_group
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
-from streamline.operators.aggregations import AggregateProgram, Named, slots_layout
+from streamline.operators.aggregations import (
+    AggregatePartials,
+    AggregateProgram,
+    Named,
+    slots_layout,
+)
 from streamline.operators.base import LATE, Operator, OperatorContext, OperatorSpec, Output
+from streamline.operators.combine import Combiner, combines
 from streamline.operators.projection import Project, projection_of
 from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
-from streamline.state.backend import Entry
+from streamline.state.backend import Entry, Table
 from streamline.state.schema import Convert, Layout, converter
 
 _NEVER = 1 << 70
@@ -29,6 +35,10 @@ Finish: TypeAlias = Callable[
     [AggregateProgram, Iterable[tuple[Hashable, Entry]], WindowBounds], list[Any]
 ]
 """Turns the keys and entries of a fired window into results."""
+
+
+Add: TypeAlias = Callable[[Table, int, Sequence[Hashable], list[Sequence[Any]]], None]
+"""Takes the records, or the partial results, of one slice."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,10 @@ class AlignedSpec(OperatorSpec):
         return converter(was, self.layouts()[state], program.new)
 
     def projection(self, node: str) -> Project | None:
-        return projection_of(node, self.aggregations)
+        combine = None
+        if combines([aggregation for _, aggregation in self.aggregations]):
+            combine = Combiner(node, self.aggregations, Slices(self.window))
+        return projection_of(node, self.aggregations, combine)
 
 
 class AlignedWindows(Operator):
@@ -90,6 +103,11 @@ class AlignedWindows(Operator):
         self._program = AggregateProgram(context.node, self._spec.aggregations)
         self._relearn()
 
+    def records(self, batch: Batch) -> int:
+        if _is_combined(batch):
+            return int(batch.array(AggregatePartials.RECORDS).sum())
+        return len(batch)
+
     def process(self, batch: Batch, out: Output) -> None:
         starts = self._slices.starts(batch.timestamps)
         lowest, highest = int(starts.min()), int(starts.max())
@@ -103,9 +121,14 @@ class AlignedWindows(Operator):
                 return
             batch, starts = kept
         assert batch.keys is not None
-        keys, columns = batch.keys, self._program.columns(batch)
+        program, keys = self._program, batch.keys
+        add: Add = program.add
+        if _is_combined(batch):
+            add, columns = program.add_partials, program.slots(batch)
+        else:
+            columns = program.columns(batch)
         if lowest == highest:
-            self._add(lowest, keys, columns)
+            self._add(lowest, keys, columns, add)
         else:
             for start in np.unique(starts).tolist():
                 flags = (starts == start).tolist()
@@ -113,6 +136,7 @@ class AlignedWindows(Operator):
                     start,
                     list(compress(keys, flags)),
                     [list(compress(column, flags)) for column in columns],
+                    add,
                 )
         if behind and self._lateness_ms:
             self._fire_again(keys, starts, self._reached(batch), out)
@@ -169,12 +193,14 @@ class AlignedWindows(Operator):
         limit, last = self.context.max_parallelism, window.end - 1
         return [item for item in items if ahead[key_group(item[0], limit)] < last]
 
-    def _add(self, start: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]) -> None:
+    def _add(
+        self, start: int, keys: Sequence[Hashable], columns: list[Sequence[Any]], add: Add
+    ) -> None:
         if start not in self._known:
             self._known.add(start)
             self._await(start)
         self._table.prefetch(start, keys)
-        self._program.add(self._table, start, keys, columns)
+        add(self._table, start, keys, columns)
 
     def _await(self, start: int) -> None:
         """Note the first window of a slice that has not fired yet."""
@@ -201,8 +227,10 @@ class AlignedWindows(Operator):
         count = int(np.count_nonzero(late))
         if count == 0:
             return batch, starts
-        self.context.counters.late += count
-        out.emit(batch.where(late), LATE)
+        refused = batch.where(late)
+        self.context.counters.late += self.records(refused)
+        if not _is_combined(batch):  # else nobody takes them
+            out.emit(refused, LATE)
         if count == len(batch):
             return None
         return batch.where(~late), starts[~late]
@@ -276,6 +304,10 @@ class AlignedWindows(Operator):
             if self._slices.last_start(start) + keep_ms <= self._watermark:
                 self._table.drop(start)
                 self._known.discard(start)
+
+
+def _is_combined(batch: Batch) -> TypeGuard[ColumnBatch]:
+    return isinstance(batch, ColumnBatch) and batch.record_type is AggregatePartials
 
 
 def emit_results(results: list[Any], timestamp: int, batch_rows: int, out: Output) -> None:
