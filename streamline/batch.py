@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamline.errors import InvariantError, UsageError
+from streamline.keys import KeyCodes
 from streamline.messages import MIN_TIMESTAMP
 
 Timestamps: TypeAlias = npt.NDArray[np.int64]
@@ -79,9 +80,10 @@ class Batch(ABC):
         groups: Key group of each record, uint16, shape ``(n,)``, or None before key_by.
         partition: The source partition all records came from, or None once mixed.
         origins: Where each record was read, if that is wanted and known.
+        codes: The keys once more, as numbers, where key_by has just set them and knows these.
     """
 
-    __slots__ = ("groups", "keys", "origins", "partition", "timestamps")
+    __slots__ = ("codes", "groups", "keys", "origins", "partition", "timestamps")
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Batch(ABC):
         self.groups = groups
         self.partition = partition
         self.origins = origins
+        self.codes: KeyCodes | None = None
 
     def __len__(self) -> int:
         return len(self.timestamps)

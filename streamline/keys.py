@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import msgpack
@@ -130,20 +131,50 @@ def canonical_keys(keys: list[Hashable]) -> list[Hashable]:
     return [canonical_key(key) for key in keys]
 
 
+@dataclass(frozen=True)
+class KeyCodes:
+    """The keys of a batch as numbers: equal keys have equal codes.
+
+    Attributes:
+        codes: Code of each key, int64, shape ``(n,)``.
+        names: The key behind each code.
+        groups: The key group behind each code, uint16; it may be longer than ``names``.
+        kinds: The types of all keys in ``names``.
+    """
+
+    codes: npt.NDArray[np.int64]
+    names: Sequence[Hashable]
+    groups: npt.NDArray[np.uint16]
+    kinds: frozenset[type]
+
+
 class KeyGroups(dict[Hashable, int]):
-    """A bounded memory of key groups: ``groups[key]`` computes what it has not seen."""
+    """A bounded memory of key groups: ``memory[key]`` is the code of a key.
+
+    Args:
+        max_parallelism: Number of key groups.
+        capacity: About how many keys are remembered before all are forgotten.
+    """
 
     def __init__(self, max_parallelism: int, capacity: int = 1 << 18) -> None:
         super().__init__()
         self._max_parallelism = max_parallelism
         self._capacity = capacity
+        self._names: list[Hashable]
+        self._groups: npt.NDArray[np.uint16]
+        self._kinds: set[type]
+        self._forget()
 
     def __missing__(self, key: Hashable) -> int:
-        if len(self) >= self._capacity:
-            self.clear()
+        code = len(self._names)
         group = stable_hash(key) % self._max_parallelism
-        self[key] = group
-        return group
+        if code == len(self._groups):
+            self._groups = np.concatenate([self._groups, np.empty_like(self._groups)])
+        self._groups[code] = group
+        self._kinds.add(type(key))
+        self._names.append(key)
+        self[key] = code
+        return code
 
     def of(self, keys: Sequence[Hashable]) -> npt.NDArray[np.uint16]:
         """Key groups of a list of keys, shape ``(len(keys),)``."""
@@ -152,7 +183,22 @@ class KeyGroups(dict[Hashable, int]):
                 return key_groups_of_ints(np.array(keys, dtype=np.int64), self._max_parallelism)
             except OverflowError:
                 pass  # one is above 63 bits: each by itself
-        return np.array([self[key] for key in keys], dtype=np.uint16)
+        found = self.codes_of(keys)
+        return found.groups[found.codes]
+
+    def codes_of(self, keys: Sequence[Hashable]) -> KeyCodes:
+        """The same keys as codes."""
+        if len(self) >= self._capacity:
+            self._forget()
+        codes = np.array([self[key] for key in keys], dtype=np.int64)
+        return KeyCodes(codes, self._names, self._groups, frozenset(self._kinds))
+
+    def _forget(self) -> None:
+        # What was handed out stays as it is.
+        self.clear()
+        self._names = []
+        self._groups = np.empty(1024, dtype=np.uint16)
+        self._kinds = set()
 
 
 def key_groups_of_ints(keys: npt.NDArray[np.int64], max_parallelism: int) -> npt.NDArray[np.uint16]:

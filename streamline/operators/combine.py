@@ -7,13 +7,14 @@ state and no watermark, so it changes neither what is late nor what a checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from streamline.batch import Batch, Column, ColumnBatch
+from streamline.keys import KeyCodes
 from streamline.messages import MIN_TIMESTAMP
 from streamline.operators.aggregations import (
     AggregatePartials,
@@ -36,7 +37,7 @@ _ROOM = 16
 """Cells, of keys and slices, that may be looked through for each record."""
 _EXACT = 1 << 53
 """Whole numbers up to here are the same as floats."""
-_KEY_KINDS: tuple[set[type], ...] = ({str}, {int}, {bytes})
+_KEY_KINDS: tuple[frozenset[type], ...] = (frozenset({str}), frozenset({bytes}))
 
 Cells = npt.NDArray[np.int64]
 
@@ -54,8 +55,6 @@ class Combiner:
         self._program = AggregateProgram(node, aggregations)
         self._aggregations = [aggregation for _, aggregation in aggregations]
         self._slices = slices
-        self._ids = _Ids()
-        self._groups = np.zeros(0, dtype=np.uint16)
         self._pause = 0
 
     def __call__(self, batch: Batch) -> Batch | None:
@@ -67,41 +66,40 @@ class Combiner:
         if self._pause:
             self._pause -= 1
             return None
-        keys, groups = batch.keys, batch.groups
-        assert keys is not None and groups is not None
+        coded = _codes(batch)
         timestamps = batch.timestamps
-        if set(map(type, keys)) not in _KEY_KINDS or int(timestamps.min()) == MIN_TIMESTAMP:
+        if coded is None or int(timestamps.min()) == MIN_TIMESTAMP:
             return None
         columns = self._columns(batch)
         if columns is None:
             return None
         starts = self._slices.starts(timestamps)
         first = int(starts.min())
-        codes = self._codes(keys, groups)
-        known = len(self._ids)
         rows = (starts - first) // self._slices.slice_ms
-        size = (int(rows.max()) + 1) * known
-        if size > _ROOM * len(keys):
-            self._ids.clear()  # they may be keys of long ago
+        count = int(rows.max()) + 1
+        if count * len(coded.names) > _ROOM * len(batch):
+            coded = _only_those(coded)  # of many keys few are here
+        known = len(coded.names)
+        if count * known > _ROOM * len(batch):
             self._pause = _PAUSE
             return None
-        cells = rows * known + codes
-        counts = np.bincount(cells, minlength=size)
+        cells = rows * known + coded.codes
+        counts = np.bincount(cells, minlength=count * known)
         present = np.flatnonzero(counts)
-        if len(present) > _WORTH * len(keys):
+        if len(present) > _WORTH * len(batch):
             self._pause = _PAUSE
             return None
         slots = self._slots(columns, cells, counts, present)
         if slots is None:
             return None
-        names = self._ids.names
         of_keys = present % known
+        names = coded.names
         return ColumnBatch(
             {AggregatePartials.RECORDS: counts[present], **slots},
             present // known * self._slices.slice_ms + first,
             record_type=AggregatePartials,
             keys=[names[code] for code in of_keys.tolist()],
-            groups=self._groups[of_keys],
+            groups=coded.groups[of_keys],
             partition=batch.partition,
         )
 
@@ -119,17 +117,6 @@ class Combiner:
                 return None
             columns.append(column)
         return columns
-
-    def _codes(self, keys: Sequence[Hashable], groups: npt.NDArray[np.uint16]) -> Cells:
-        """A number for each key, the same for equal keys."""
-        ids = self._ids
-        codes = np.array([ids[key] for key in keys], dtype=np.int64)
-        if len(ids) > len(self._groups):
-            room = np.zeros(2 * len(ids), dtype=np.uint16)
-            room[: len(self._groups)] = self._groups
-            self._groups = room
-        self._groups[codes] = groups
-        return codes
 
     def _slots(
         self, columns: list[Column], cells: Cells, counts: Cells, present: Cells
@@ -159,26 +146,31 @@ class Combiner:
         return {str(place): slot for place, slot in enumerate(slots)}
 
 
-class _Ids(dict[Hashable, int]):
-    """Numbers of keys, from 0 up, in the order in which they were first seen."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[Hashable] = []
-
-    def __missing__(self, key: Hashable) -> int:
-        number = self[key] = len(self.names)
-        self.names.append(key)
-        return number
-
-    def clear(self) -> None:
-        super().clear()
-        self.names.clear()
-
-
 def combines(aggregations: Sequence[Aggregation[Any, Any, Any]]) -> bool:
     """Whether aggregations can be added up as columns; fields may be what they like."""
     return all(type(aggregation) in (Count, Sum, Min, Max, Mean) for aggregation in aggregations)
+
+
+def _codes(batch: Batch) -> KeyCodes | None:
+    """The keys as numbers; None where two of them may be equal and yet not the same."""
+    if batch.codes is not None:
+        return batch.codes if batch.codes.kinds in _KEY_KINDS else None
+    assert batch.keys is not None and batch.groups is not None
+    if set(map(type, batch.keys)) != {int}:
+        return None
+    try:
+        keys = np.array(batch.keys, dtype=np.int64)
+    except OverflowError:
+        return None
+    names, places, codes = np.unique(keys, return_index=True, return_inverse=True)
+    return KeyCodes(codes, names.tolist(), batch.groups[places], frozenset({int}))
+
+
+def _only_those(coded: KeyCodes) -> KeyCodes:
+    """The same with no other keys in it than those that are there."""
+    present, codes = np.unique(coded.codes, return_inverse=True)
+    names = [coded.names[code] for code in present.tolist()]
+    return KeyCodes(codes, names, coded.groups[present], coded.kinds)
 
 
 def _numbers(values: list[Any]) -> Column | None:

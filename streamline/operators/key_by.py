@@ -67,7 +67,12 @@ class KeyBy(Operator):
         else:
             keys = [key(value) for value in batch.to_rows().values]
         keys = canonical_keys(keys)
-        return batch.with_keys(keys, self._groups.of(keys))
+        if type(keys[0]) is int:
+            return batch.with_keys(keys, self._groups.of(keys))
+        found = self._groups.codes_of(keys)
+        keyed = batch.with_keys(keys, found.groups[found.codes])
+        keyed.codes = found
+        return keyed
 
     def _explain(self, error: Exception, batch: Batch) -> Exception:
         """Find the record whose key cannot be computed or used."""

@@ -45,8 +45,14 @@ class Item(sl.Record):
 def batch_of(
     values: list[Any], times: list[int], keys: list[Any], *, columns: bool = False
 ) -> Batch:
-    batch = RowBatch(values, np.array(times, dtype=np.int64), keys=keys, groups=GROUPS.of(keys))
-    return batch.to_columns() if columns else batch
+    """As key_by emits it."""
+    batch: Batch = RowBatch(values, np.array(times, dtype=np.int64))
+    if columns:
+        batch = batch.to_columns()
+    batch = batch.with_keys(keys, GROUPS.of(keys))
+    if type(keys[0]) is not int:
+        batch.codes = KeyGroups(MAX_PARALLELISM).codes_of(keys)
+    return batch
 
 
 def combiner(*aggregations: tuple[str, Aggregation[Any, Any, Any]], window: Any = None) -> Combiner:
@@ -176,7 +182,9 @@ def test_what_would_not_be_the_same_goes_as_it_is(
     assert combiner(("it", aggregation))(batch) is None
 
 
-@pytest.mark.parametrize("keys", [[1, True], [("a", 1), ("a", 2)], ["a", None], [1.5, 2.5]])
+@pytest.mark.parametrize(
+    "keys", [[1, True], [1, 1 << 63], [("a", 1), ("a", 2)], ["a", None], [1.5, 2.5]]
+)
 def test_keys_of_which_two_kinds_may_be_equal_go_as_they_are(keys: list[Any]) -> None:
     batch = batch_of(values(1, 2), [1] * 16, keys * 8)
     assert combiner(("it", Sum("it")))(batch) is None
@@ -214,16 +222,32 @@ def test_after_a_batch_that_was_not_worth_it_there_is_a_pause() -> None:
     assert one(same) is not None
 
 
-def test_keys_of_long_ago_are_forgotten() -> None:
-    one = combiner(("count", Count()))
-    for number in range(40):
-        keys = [f"{number}-{place % 4}" for place in range(8)]
-        one(batch_of(values(1), [1] * 8, keys))
-    assert len(one._ids) < 8 * 16 + 8
-    for _ in range(_PAUSE + 1):
-        found = one(batch_of(values(1), [1] * 8, ["a"] * 8))
+def test_of_many_keys_only_those_that_are_here_count() -> None:
+    batch = batch_of(values(1, 2), [1] * 16, ["a", "b"] * 8)
+    memory = KeyGroups(MAX_PARALLELISM)
+    memory.of([f"of long ago {number}" for number in range(10_000)])
+    assert batch.keys is not None
+    batch.codes = memory.codes_of(batch.keys)
+    found = combiner(("it", Sum("it")))(batch)
     assert isinstance(found, ColumnBatch)
-    assert found.columns["records"].tolist() == [8]
+    assert dict(zip(found.keys or (), found.columns["0"].tolist(), strict=True)) == {
+        "a": 8,
+        "b": 16,
+    }
+    assert found.groups is not None
+    assert found.groups.tolist() == GROUPS.of(list(found.keys or ())).tolist()
+
+
+@pytest.mark.parametrize("keys", [[3, -(1 << 62)], [b"3", b"4"]])
+def test_keys_that_are_no_text(keys: list[Any]) -> None:
+    found = combiner(("it", Sum("it")))(batch_of(values(1, 2), [1] * 16, keys * 8))
+    assert isinstance(found, ColumnBatch)
+    assert dict(zip(found.keys or (), found.columns["0"].tolist(), strict=True)) == {
+        keys[0]: 8,
+        keys[1]: 16,
+    }
+    assert found.groups is not None
+    assert found.groups.tolist() == GROUPS.of(list(found.keys or ())).tolist()
 
 
 def test_a_slice_far_away_is_no_reason_for_a_large_table() -> None:

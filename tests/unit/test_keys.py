@@ -193,8 +193,28 @@ def test_one_of_many_keys_that_cannot_be_encoded_is_named() -> None:
 def test_the_memory_of_groups_is_bounded_and_does_not_change_them() -> None:
     groups = KeyGroups(128, capacity=10)
     keys = [f"k{i % 25}" for i in range(100)]
-    assert groups.of(keys).tolist() == [key_group(key) for key in keys]
-    assert len(groups) <= 10
+    for first in range(0, 100, 4):
+        some = keys[first : first + 4]
+        assert groups.of(some).tolist() == [key_group(key) for key in some]
+        assert len(groups) < 10 + 4
+
+
+def test_codes_handed_out_stay_true_when_all_is_forgotten() -> None:
+    groups = KeyGroups(128, capacity=2)
+    found = [groups.codes_of([f"k{number}", "again", b"k"]) for number in range(2000)]
+    for number, one in enumerate(found):
+        names = [one.names[code] for code in one.codes.tolist()]
+        assert names == [f"k{number}", "again", b"k"]
+        assert one.groups[one.codes].tolist() == [key_group(name) for name in names]
+        assert one.kinds == {str, bytes}
+
+
+def test_many_keys_have_codes() -> None:
+    keys = [f"k{number % 5000}" for number in range(9000)]
+    found = KeyGroups(128).codes_of(keys)
+    assert [found.names[code] for code in found.codes.tolist()] == keys
+    assert found.groups[found.codes].tolist() == [key_group(key) for key in keys]
+    assert len(found.names) == 5000
 
 
 def test_no_keys_no_groups() -> None:
