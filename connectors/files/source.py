@@ -409,7 +409,7 @@ class FileReader(SourceReader[T]):
 
             def find(place: int) -> tuple[int, bytes]:
                 if not lines:
-                    lines.extend(_lines(piece, start))
+                    lines.extend(_lines(piece, start, self._format.padding))
                 return lines[place]
 
             batch.origins = Origins(partition.stripe.path, find)
@@ -428,7 +428,7 @@ class FileReader(SourceReader[T]):
         self, partition: _Partition, piece: bytes | list[bytes], start: int
     ) -> Batch | None:
         """Find the bad values, and do with them what the format says."""
-        lines = _lines(piece, start)
+        lines = _lines(piece, start, self._format.padding)
         bad: set[int] = set()
 
         def leave_out(place: int, data: bytes, reason: str) -> None:
@@ -458,13 +458,13 @@ class FileReader(SourceReader[T]):
             )
 
 
-def _lines(piece: bytes | list[bytes], start: int) -> list[tuple[int, bytes]]:
+def _lines(piece: bytes | list[bytes], start: int, padding: bytes) -> list[tuple[int, bytes]]:
     """The values in a piece of a file, each with its offset."""
     found: list[tuple[int, bytes]] = []
     whole = isinstance(piece, list)
     at = start
     for line in piece if isinstance(piece, list) else piece.split(b"\n"):
-        if whole or line.strip():
+        if whole or line.strip(padding):
             found.append((at, line))
         at += len(line) + (0 if whole else 1)
     return found
