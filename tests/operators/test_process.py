@@ -446,3 +446,20 @@ def test_states_of_base_classes_are_states_too(tmp_path: Path) -> None:
     again = tasks.again(tasks.store(tasks.freeze()), 2)
     again.push([4, 5], [0, 0], ["a", "b"])
     assert sorted(again.values()) == [("a", 8, 3), ("b", 7, 2)]
+
+
+def test_a_default_is_not_shared_between_keys(tmp_path: Path) -> None:
+    class Gathers(sl.ProcessFunction[str, int, tuple[str, list[int]]]):
+        seen = sl.ValueState(list, [])
+
+        def process(self, value: int, ctx: sl.ProcessContext[str]) -> Any:
+            values = self.seen.get()
+            assert values is not None
+            values.append(value)
+            yield ctx.key, list(values)
+            if value > 1:
+                self.seen.set(values)
+
+    tasks = Tasks(ProcessSpec(Gathers()), Setting(tmp_path))
+    tasks.push([1, 2, 3, 4], [0, 0, 0, 0], ["a", "b", "a", "b"])
+    assert sorted(tasks.values()) == [("a", [1]), ("a", [3]), ("b", [2]), ("b", [2, 4])]
