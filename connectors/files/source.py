@@ -8,6 +8,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -103,6 +104,23 @@ class FileSource(Source[T]):
             for file in files
             for stripe in deal_out(file, self.split_bytes, self.partitions, whole=whole)
         ]
+
+    def adopt(self, positions: Mapping[str, Position | None]) -> dict[str, Position | None]:
+        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed."""
+        if not self.follow:
+            return dict(positions)
+        adopted: dict[str, Position | None] = {}
+        for name, position in positions.items():
+            stripe = Stripe.parse(name)
+            if stripe.count > 1:
+                raise ConnectorError(
+                    f"the file {stripe.path!r} was being read in {stripe.count} parts and cannot "
+                    "be followed from there; go on without follow=True, or start over with --fresh"
+                )
+            # It may have been read up to a length so far, and have ended there.
+            at = position if position is None else [position[0], False]
+            adopted[replace(stripe, end=-1).name()] = at
+        return adopted
 
     def reader(self) -> SourceReader[T]:
         return FileReader(self)

@@ -96,19 +96,26 @@ def sweep(store: CheckpointStore) -> None:
 
 
 async def discover_partitions(loaded: Loaded, graph: JobGraph) -> None:
-    """Ask the sources what there is to read.
+    """Ask the sources what there is to read, and what they call now what a checkpoint knows.
 
     A bounded source that a checkpoint knows is not asked again: its end was fixed at the start.
 
     Raises:
-        ConnectorError: If a source cannot be read.
+        ConnectorError: If a source cannot be read, or not from this checkpoint.
     """
-    known = {
-        node for task in (loaded.manifest.tasks if loaded.manifest else ()) for node in task.sources
-    }
+    tasks = loaded.manifest.tasks if loaded.manifest else []
     for node in graph.nodes:
-        if isinstance(node.body, Source) and not (node.body.bounded and node.id in known):
-            loaded.partitions[node.id] = await node.body.discover()
+        if not isinstance(node.body, Source):
+            continue
+        known: dict[str, None] = {}
+        for task in tasks:
+            if node.id in task.sources:
+                task.sources[node.id] = node.body.adopt(task.sources[node.id])
+                known.update(dict.fromkeys(task.sources[node.id]))
+        if not (node.body.bounded and any(node.id in task.sources for task in tasks)):
+            found = await node.body.discover()
+            # What is not there now may come back, and is not new then.
+            loaded.partitions[node.id] = list(dict.fromkeys([*found, *known]))
 
 
 def complete_checkpoint(store: CheckpointStore, manifest: Manifest, retained: int) -> str | None:
