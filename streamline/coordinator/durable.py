@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from streamline.coordinator.fit import compare
-from streamline.errors import CheckpointError, StateError
+from streamline.errors import CheckpointError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import NodeId
 from streamline.io import Source
@@ -116,6 +118,19 @@ async def discover_partitions(loaded: Loaded, graph: JobGraph) -> None:
             found = await node.body.discover()
             # What is not there now may come back, and is not new then.
             loaded.partitions[node.id] = list(dict.fromkeys([*found, *known]))
+
+
+async def discover_new(source: Source[Any], known: Collection[str]) -> tuple[list[str], str | None]:
+    """Look for partitions of a running source that nobody reads yet.
+
+    Returns:
+        Those that are not among the known; and what went wrong, or None. It is asked again.
+    """
+    try:
+        found = await source.discover()
+    except (StreamlineError, OSError) as error:
+        return [], str(error)
+    return [partition for partition in found if partition not in known], None
 
 
 def complete_checkpoint(store: CheckpointStore, manifest: Manifest, retained: int) -> str | None:
