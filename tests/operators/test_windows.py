@@ -555,3 +555,21 @@ def test_tasks_that_stood_at_different_watermarks_fire_each_window_once(tmp_path
         }
         assert len(told) == len(expected), seed
         assert {(v.key, at): v.sum for v, at in told} == expected, seed
+
+
+def test_windows_fire_once_over_two_restores_of_tasks_that_differed(tmp_path: Path) -> None:
+    """A group that was behind has gone on when the second snapshot is taken."""
+    keys = list(range(12))
+    tasks = Tasks(window_aggregate(Sliding("40ms", "10ms"), 0, ALL), Setting(tmp_path), 2)
+    tasks.push([Item(key, 1) for key in keys], [5] * 12, keys)
+    told = []
+    for task, reached in zip(tasks.tasks, (38, 10), strict=True):
+        task.watermark(reached)
+    for reached in (20, 30):
+        told += tasks.timed()
+        tasks = tasks.again(tasks.store(tasks.freeze()), 1)
+        tasks.watermark(reached)
+    tasks.end()
+    told += tasks.timed()
+    expected = sorted((key, last) for key in keys for last in (9, 19, 29, 39))
+    assert sorted((value.key, at) for value, at in told) == expected
