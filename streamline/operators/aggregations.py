@@ -13,8 +13,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
-from streamline.expr import Expr
-from streamline.operators.user_code import user_error
+from streamline.expr import Expr, as_function
+from streamline.operators.user_code import blame, user_error
 from streamline.record import Record
 from streamline.state.backend import Entry, Table
 from streamline.state.schema import Layout
@@ -514,13 +514,8 @@ class AggregateProgram:
         self, aggregation: Aggregation[Any, Any, Any], error: Exception, batch: Batch
     ) -> Exception:
         field = aggregation.field
-        for value in batch.to_rows().values:
-            try:
-                if callable(field):
-                    field(value)
-            except Exception as found:  # noqa: BLE001 - the user's
-                return user_error(self.node, found, value)
-        return user_error(self.node, error, None)
+        assert field is not None, "a record itself cannot raise"
+        return blame(self.node, error, as_function(field), batch)
 
 
 def _shows(name: str, result: str, columns: list[str], loop: str, adds: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from streamline.batch import Batch, RowBatch
 from streamline.messages import MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.timers import TIMERS, Timers
-from streamline.operators.user_code import user_error
+from streamline.operators.user_code import shorten, user_error
 from streamline.state.schema import Layout
 from streamline.state.views import Scope, StateView
 
@@ -138,7 +138,11 @@ class Process(Operator):
         self._ctx: ProcessContext[Any] = ProcessContext(
             self._event, self._processing, context.clock.now_ms
         )
-        self._function.open()
+        try:
+            self._function.open()
+        except Exception as error:
+            doing = "it was being opened"
+            raise user_error(context.node, error, None, meanwhile=doing) from error
         self._opened = True
 
     def process(self, batch: Batch, out: Output) -> None:
@@ -200,7 +204,9 @@ class Process(Operator):
                 if made is not None:
                     results += made
             except Exception as error:
-                raise user_error(self.context.node, error, f"timer {at} of {key!r}") from error
+                timer = f"timer {at} of {shorten(key)}"
+                doing = f"it was called for the {timer}"
+                raise user_error(self.context.node, error, timer, meanwhile=doing) from error
             times += [at] * (len(results) - len(times))
         self._emit(results, times, out)
 

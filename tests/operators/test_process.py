@@ -404,6 +404,16 @@ def test_each_task_opens_and_closes_a_copy_once(tmp_path: Path) -> None:
     assert vars(function) == {}
 
 
+def test_a_function_that_cannot_be_opened_is_told_by_name_and_line(tmp_path: Path) -> None:
+    class Closed(ProcessFunction[str, str, str]):
+        def open(self) -> None:
+            raise OSError("no model here")
+
+    said = r"failed at test_process.py:\d+ \(raise OSError.* it was being opened"
+    with pytest.raises(UserFunctionError, match=said):
+        Tasks(ProcessSpec(Closed()), Setting(tmp_path))
+
+
 def test_a_map_is_a_dict_in_all_it_does(tmp_path: Path) -> None:
     class Mapped(ProcessFunction[str, str, Any]):
         table = sl.MapState(str, int)
