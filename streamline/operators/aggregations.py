@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeAlias, TypeVar
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
 from streamline.expr import Expr, as_function
-from streamline.operators.user_code import blame, user_error
 from streamline.record import Record
 from streamline.state.backend import Entry, Table
 from streamline.state.schema import Layout
+from streamline.user_code import blame, user_error
 
 T = TypeVar("T")
 A = TypeVar("A")

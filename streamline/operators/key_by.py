@@ -15,7 +15,7 @@ from streamline.io import OnError
 from streamline.keys import KeyGroups, canonical_key, canonical_keys, key_groups_of_ints
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.refused import attempt
-from streamline.operators.user_code import blame
+from streamline.user_code import blame
 
 
 @dataclass(frozen=True)

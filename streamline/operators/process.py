@@ -13,9 +13,9 @@ from streamline.batch import Batch, RowBatch
 from streamline.messages import MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.timers import TIMERS, Timers
-from streamline.operators.user_code import shorten, user_error
 from streamline.state.schema import Layout
 from streamline.state.views import Scope, StateView
+from streamline.user_code import shorten, user_error
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")

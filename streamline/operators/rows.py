@@ -20,7 +20,7 @@ from streamline.expr import Expr, as_function, col
 from streamline.io import OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
 from streamline.operators.refused import Refused
-from streamline.operators.user_code import user_error
+from streamline.user_code import user_error
 
 RowKind: TypeAlias = Literal["map", "filter", "flat_map"]
 Places: TypeAlias = npt.NDArray[np.intp]

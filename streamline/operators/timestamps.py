@@ -22,7 +22,7 @@ from streamline.io import OnError
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.refused import attempt
-from streamline.operators.user_code import blame
+from streamline.user_code import blame
 
 _MIXED = ""
 _TICK_MS = 100

@@ -11,7 +11,7 @@ from typing import Any
 from streamline.batch import Batch
 from streamline.errors import UserFunctionError
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
 # In a checkout the connectors stand beside the package.
 _OWN = (f"{_PACKAGE}/", f"{_PACKAGE.parent}/connectors/", "<streamline")
 _RECORD_CHARS = 200
