@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from streamline.batch import Batch, RowBatch
-from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.timers import TIMERS, Timers
 from streamline.state.schema import Layout
@@ -40,6 +40,14 @@ class ProcessContext(Generic[K]):
         self._processing = processing
         self._now_ms = now_ms
         self.watermark = MIN_TIMESTAMP
+
+    @property
+    def input_ended(self) -> bool:
+        """Whether there are no more records: event time is at its end, and all timers ring.
+
+        Those that ``on_timer`` sets then ring too; one that sets another each time has to stop.
+        """
+        return self.watermark >= MAX_TIMESTAMP
 
     def now_ms(self) -> int:
         """Processing time: ms since the epoch."""

@@ -11,7 +11,7 @@ import pytest
 
 import streamline as sl
 from streamline.clock import ManualClock
-from streamline.errors import UserFunctionError
+from streamline.errors import UsageError, UserFunctionError
 from streamline.messages import MIN_TIMESTAMP
 from streamline.operators.process import ProcessFunction, ProcessSpec
 from tests.operators.drive import NODE, Setting, Tasks, cuts
@@ -473,3 +473,34 @@ def test_a_default_is_not_shared_between_keys(tmp_path: Path) -> None:
     tasks = Tasks(ProcessSpec(Gathers()), Setting(tmp_path))
     tasks.push([1, 2, 3, 4], [0, 0, 0, 0], ["a", "b", "a", "b"])
     assert sorted(tasks.values()) == [("a", [1]), ("a", [3]), ("b", [2]), ("b", [2, 4])]
+
+
+class Ticks(ProcessFunction[str, int, int]):
+    """Rings every second; for ever, or until the input ends."""
+
+    def __init__(self, stops: bool) -> None:
+        self.stops = stops
+
+    def process(self, value: int, ctx: sl.ProcessContext[str]) -> None:
+        ctx.set_timer(value)
+
+    def on_timer(self, timestamp: int, ctx: sl.ProcessContext[str]) -> Iterator[int]:
+        yield timestamp
+        if not (self.stops and ctx.input_ended):
+            ctx.set_timer(timestamp + 1_000)
+
+
+def test_a_timer_that_sets_another_each_time_ends_with_the_input(tmp_path: Path) -> None:
+    tasks = Tasks(ProcessSpec(Ticks(stops=True)), Setting(tmp_path))
+    tasks.push([1_000], [0], ["a"])
+    tasks.watermark(3_500)
+    tasks.end()
+    assert tasks.values() == [1_000, 2_000, 3_000, 4_000]
+
+
+def test_a_timer_that_never_stops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamline.operators.timers._MOST_FOLLOWERS", 1_000)
+    tasks = Tasks(ProcessSpec(Ticks(stops=False)), Setting(tmp_path))
+    tasks.push([1_000], [0], ["a"])
+    with pytest.raises(UsageError, match="key 'a' sets another timer .* ctx.input_ended"):
+        tasks.end()
