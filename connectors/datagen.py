@@ -10,6 +10,7 @@ from typing import TypeVar
 from streamline.batch import Batch, RowBatch
 from streamline.errors import UsageError
 from streamline.io import Position, ReaderContext, Source, SourceReader
+from streamline.user_code import user_error
 
 T = TypeVar("T")
 _BLOCK = 1024
@@ -133,5 +134,12 @@ class _Reader(SourceReader[T]):
         block = start // _BLOCK * _BLOCK
         rng = random.Random(f"{source.seed}/{name}/{block}")
         first, step, make = int(name), source.partitions, source.make
-        made = [make(first + place * step, rng) for place in range(block, end)]
+        made: list[T] = []
+        try:
+            for place in range(block, end):
+                made.append(make(first + place * step, rng))
+        except Exception as error:
+            number = first + (block + len(made)) * step
+            doing = f"it was making record {number}"
+            raise user_error(self._context.node, error, number, meanwhile=doing) from error
         return made[start - block :]

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import lru_cache
+from inspect import Parameter, signature
 from operator import itemgetter
 from typing import Any, Final, Self, TypeAlias
 
@@ -218,7 +220,8 @@ class RowBatch(Batch):
                 raise UsageError("records of several types cannot stand in one batch of columns")
         elif isinstance(first, dict):
             names, kind = tuple(first), dict
-            if any(tuple(value) != names for value in values):
+            # Dicts are equal in whatever order their keys stand.
+            if any(value.keys() != first.keys() for value in values):
                 raise UsageError("dicts with different keys cannot stand in one batch of columns")
         elif first is None and not values:
             names, kind = (), dict
@@ -310,7 +313,11 @@ class ColumnBatch(Batch):
             values = [dict(zip(names, row, strict=True)) for row in rows]
         elif tuple(self.columns) == getattr(self.record_type, "__struct_fields__", None):
             kind = self.record_type
-            values = [kind(*row) for row in rows]
+            if _takes_places(kind):
+                values = [kind(*row) for row in rows]
+            else:
+                names = tuple(self.columns)
+                values = [kind(**dict(zip(names, row, strict=True))) for row in rows]
         else:
             raise UsageError(
                 f"the columns {', '.join(self.columns)} are not the fields of "
@@ -376,6 +383,15 @@ class ColumnBatch(Batch):
             partition=self.partition,
             origins=self.origins,
         )
+
+
+@lru_cache(maxsize=256)
+def _takes_places(kind: type) -> bool:
+    """Whether a record can be made of its fields in order, without their names."""
+    return not any(
+        parameter.kind is Parameter.KEYWORD_ONLY
+        for parameter in signature(kind).parameters.values()
+    )
 
 
 def as_column(values: list[Any]) -> Column:

@@ -21,6 +21,7 @@ import msgspec
 import numpy as np
 
 from streamline.errors import EncodeError, StateError
+from streamline.exact import exact_check
 from streamline.record import find_type, type_name
 
 _TUPLE, _SET, _FROZENSET, _OBJECT, _BIGINT, _DATETIME, _DATE, _DECIMAL, _UUID, _ENUM, _DELTA = (
@@ -169,39 +170,6 @@ def decode(data: bytes | memoryview) -> Any:
     return msgpack.unpackb(data, ext_hook=_ext_hook, strict_map_key=False)
 
 
-@lru_cache(maxsize=1024)
-def _fully_typed(cls: type) -> bool:
-    """Whether a record's annotations alone bring back every value, however nested."""
-
-    def typed(info: Any, seen: frozenset[Any]) -> bool:
-        kind = type(info).__name__
-        if kind in ("AnyType", "CustomType", "RawType", "ExtType"):
-            return False
-        if isinstance(info, msgspec.inspect.StructType):
-            if info.cls in seen:
-                return True
-            inside = seen | {info.cls}
-            if seen and info.cls.__subclasses__():
-                return False  # the field may hold one of them
-            return type(info) is msgspec.inspect.StructType and all(
-                typed(field.type, inside) for field in info.fields
-            )
-        children: list[Any] = []
-        for name in ("item_type", "key_type", "value_type"):
-            if hasattr(info, name):
-                children.append(getattr(info, name))
-        for name in ("item_types", "types"):
-            children.extend(getattr(info, name, ()))
-        for field in getattr(info, "fields", ()):
-            children.append(field.type)
-        return all(typed(child, seen) for child in children)
-
-    try:
-        return typed(msgspec.inspect.type_info(cls), frozenset())
-    except TypeError:
-        return False
-
-
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -214,19 +182,20 @@ def encode_list(values: list[Any]) -> tuple[str, bytes]:
     """Encode the values of a batch.
 
     Returns:
-        The name of their record type when all share one that is typed through and through,
-        or ``""``; and the bytes.
+        The name of their record type when all share one whose annotations bring every value
+        back as it went, or ``""``; and the bytes.
 
     Raises:
         EncodeError: If a value cannot leave its process.
     """
     if values and isinstance(values[0], msgspec.Struct):
         cls = type(values[0])
-        if len(set(map(type, values))) == 1 and _fully_typed(cls):
-            try:
+        check = exact_check(cls) if len(set(map(type, values))) == 1 else None
+        try:
+            if check is not None and check(values):
                 return type_name(cls), _encoder.encode(values)
-            except (TypeError, OverflowError):  # fields that break their annotations
-                return "", encode(values)
+        except (TypeError, AttributeError, OverflowError):  # fields that break their annotations
+            return "", encode(values)
     return "", encode(values)
 
 

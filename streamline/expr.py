@@ -7,12 +7,13 @@ its loop; for columns it becomes numpy calls. It does not know who evaluates it.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from streamline.batch import Batch, Column, ColumnBatch, RowBatch, missing_field
+from streamline.batch import Batch, Column, ColumnBatch, RowBatch, as_column, missing_field
 from streamline.errors import UsageError
 
 _BINARY: dict[str, Callable[[Any, Any], Any]] = {
@@ -34,6 +35,13 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
 
 
 _ARITHMETIC = frozenset(("+", "-", "*", "/", "//", "%"))
+_INEXACT = frozenset(("/", ">", ">=", "<", "<=", "==", "!="))
+_FLOAT_EXACT = 1 << 53
+_WIDE: dict[str, npt.DTypeLike] = {"i": np.int64, "u": object, "f": np.float64}
+
+
+class _ByRowsError(Exception):
+    """Numpy would give another result than the rows do."""
 
 
 class Expr:
@@ -79,7 +87,8 @@ class Expr:
     def _compile(self, *, by_item: bool | None) -> Callable[[Any], Any]:
         names: dict[str, Any] = {}
         source = f"lambda row: {self._source('row', by_item, names)}"
-        function: Callable[[Any], Any] = eval(source, names)
+        # What raises in it is told with the record, not as a line of ours.
+        function: Callable[[Any], Any] = eval(compile(source, "<streamline expr>", "eval"), names)
         return function
 
     def evaluate(self, batch: Batch) -> list[Any]:
@@ -104,12 +113,21 @@ class Expr:
             raise
 
     def evaluate_columns(self, batch: ColumnBatch) -> Column:
-        """Its value for every record, as an array of shape ``(n,)``."""
-        with np.errstate(all="ignore"):  # floats overflow to inf, as they do in a row
-            result = self._columns(batch)
+        """Its value for every record, as an array of shape ``(n,)``.
+
+        What numpy would compute otherwise than Python is computed row by row, and so is what
+        raises: the rows have the last word.
+        """
+        try:
+            with np.errstate(all="ignore"):  # floats overflow to inf, as they do in a row
+                result = self._columns(batch)
+        except UsageError:
+            raise
+        except Exception:  # noqa: BLE001 - the row that is to blame raises it again
+            return as_column(self.evaluate(batch.to_rows()))
         if isinstance(result, np.ndarray):
             return result
-        return np.full(len(batch), result)
+        return as_column([result] * len(batch))
 
     def _binary(self, sign: str, other: Any) -> Expr:
         return _Binary(sign, self, as_expr(other))
@@ -220,7 +238,10 @@ class _Column(Expr):
         return f"{row}.{self.name}"
 
     def _columns(self, batch: ColumnBatch) -> Any:
-        return batch.array(self.name)
+        column = batch.array(self.name)
+        # A Python number has 64 bits, however narrow the column is.
+        wide = _WIDE.get(column.dtype.kind)
+        return column if wide is None or column.dtype == wide else column.astype(wide)
 
     def fields(self) -> frozenset[str]:
         return frozenset({self.name})
@@ -239,7 +260,13 @@ class _Literal(Expr):
         return name
 
     def _columns(self, batch: ColumnBatch) -> Any:
-        return self.value
+        value = self.value
+        if isinstance(value, str | bytes):
+            if value[-1:] in ("\0", b"\0"):
+                raise _ByRowsError  # numpy forgets zeros at the end
+        elif isinstance(value, Iterable | np.generic):
+            raise _ByRowsError  # numpy would deal its items out to the rows
+        return value
 
     def fields(self) -> frozenset[str]:
         return frozenset()
@@ -283,11 +310,13 @@ class _Not(Expr):
 
 def _combine(sign: str, left: Any, right: Any) -> Any:
     """Apply an operator to columns or constants, with the result that single rows would have."""
+    if sign in _INEXACT and not _exact(sign, left, right):
+        raise _ByRowsError
     if sign in _ARITHMETIC:
         left, right = _number(left), _number(right)
         if sign in ("/", "//", "%") and np.any(np.equal(right, 0)):
             raise ZeroDivisionError(f"division by zero in an expression ({sign})")
-        if sign in ("+", "-", "*") and not _fits(sign, left, right):
+        if sign in ("+", "-", "*", "//") and not _fits(sign, left, right):
             left, right = _as_objects(left), _as_objects(right)
     return _BINARY[sign](left, right)
 
@@ -303,16 +332,37 @@ def _fits(sign: str, left: Any, right: Any) -> bool:
     """Whether whole numbers stay within 64 bits; floats always do."""
     bounds = []
     for value in (left, right):
-        if isinstance(value, np.ndarray):
-            if value.dtype.kind != "i" or not len(value):
-                return True
-            bounds.append(max(abs(int(value.max())), abs(int(value.min()))))
-        elif isinstance(value, int):
-            bounds.append(abs(value))
-        else:
+        bound = _bound(value)
+        if bound is None:
             return True
+        bounds.append(bound)
+    if sign == "//":
+        return max(bounds) < 1 << 63  # -(1 << 63) // -1 does not
     worst = bounds[0] * bounds[1] if sign == "*" else bounds[0] + bounds[1]
     return max(worst, *bounds) < 1 << 63
+
+
+def _exact(sign: str, left: Any, right: Any) -> bool:
+    """Whether whole numbers that numpy turns into floats have one of their own."""
+    whole = [value for value in (left, right) if _is_whole(value)]
+    if not whole or (sign != "/" and len(whole) == 2):
+        return True  # two are compared as they are
+    return all((_bound(value) or 0) <= _FLOAT_EXACT for value in whole)
+
+
+def _bound(value: Any) -> int | None:
+    """The largest absolute value of whole numbers; None if it is something else."""
+    if not _is_whole(value):
+        return None
+    if isinstance(value, np.ndarray):
+        return max(abs(int(value.max())), abs(int(value.min())))
+    return abs(int(value))
+
+
+def _is_whole(value: Any) -> bool:
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind == "i" and len(value) > 0
+    return isinstance(value, int)
 
 
 def _as_objects(value: Any) -> Any:
@@ -322,6 +372,13 @@ def _as_objects(value: Any) -> Any:
 def col(name: str) -> Expr:
     """The field ``name`` of each record, for use in expressions."""
     return _Column(name)
+
+
+def as_function(field: str | Expr | Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A field name, an expression or a function as a function of one record."""
+    if isinstance(field, str):
+        field = col(field)
+    return field.row_function() if isinstance(field, Expr) else field
 
 
 def as_expr(value: Any) -> Expr:

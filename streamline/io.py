@@ -211,6 +211,17 @@ class Source(ABC, Generic[T]):
             ConnectorError: If there is nothing to read or no access; says what to do.
         """
 
+    def adopt(self, positions: Mapping[str, Position | None]) -> dict[str, Position | None]:
+        """The positions of a checkpoint, under the names that ``discover`` has for them now.
+
+        Names may depend on settings that were changed since. What would be found under another
+        name than it is known by would be read twice.
+
+        Raises:
+            ConnectorError: If it cannot be gone on from there with these settings.
+        """
+        return dict(positions)
+
     @abstractmethod
     def reader(self) -> SourceReader[T]:
         """A new reader for one task."""

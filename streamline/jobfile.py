@@ -22,8 +22,8 @@ import cloudpickle
 
 from streamline.dsl.job import Job
 from streamline.errors import StreamlineError, UsageError
-from streamline.operators.user_code import is_ours
 from streamline.record import job_module
+from streamline.user_code import is_ours
 
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 

@@ -19,7 +19,7 @@ from streamline.errors import EncodeError
 
 DEFAULT_MAX_PARALLELISM = 128
 _MASK = (1 << 64) - 1
-_INT_LIMIT = 1 << 63
+_LEAST_INT, _INT_LIMIT = -(1 << 63), 1 << 64  # what a key may be, as MessagePack has it
 _PLAIN = (str, int, bytes, type(None))
 _PLAIN_SET = frozenset(_PLAIN)
 _packer = msgpack.Packer(use_bin_type=True, autoreset=True)
@@ -66,7 +66,7 @@ def canonical_key(key: Hashable) -> Hashable:
     if isinstance(key, float):
         if key != key:
             raise EncodeError("a key must not be NaN: it equals nothing, not even itself")
-        return int(key) if key.is_integer() and abs(key) < _INT_LIMIT else float(key)
+        return int(key) if key.is_integer() and _LEAST_INT <= key < _INT_LIMIT else float(key)
     if isinstance(key, tuple):
         return tuple(canonical_key(part) for part in key)
     if isinstance(key, str):

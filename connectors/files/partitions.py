@@ -52,7 +52,7 @@ class Stripe:
         path: The file.
         number: Which of the stripes; it has the pieces ``number``, ``number + count`` ...
         count: How many stripes there are.
-        piece_bytes: Length of a piece.
+        piece_bytes: Length of a piece; 0 when there is one stripe, which is the whole file.
         end: Length of the file when it was dealt out; -1 for all there is: of a compressed
             file, or one that is being followed.
     """
@@ -66,18 +66,20 @@ class Stripe:
     def name(self) -> str:
         """The partition's name; sorts by path, then by number."""
         end = "" if self.end < 0 else f"{self.end}"
-        return f"{self.path}#{self.number:04d}-{self.count}-{self.piece_bytes}-{end}"
+        piece = self.piece_bytes or ""
+        return f"{self.path}#{self.number:04d}-{self.count}-{piece}-{end}"
 
     @classmethod
     def parse(cls, name: str) -> Stripe:
-        """Undo :meth:`name`."""
+        """Undo :meth:`name`; the length of a piece, which once stood in all names, may too."""
         path, _, rest = name.rpartition("#")
         number, count, piece_bytes, end = rest.split("-")
-        return cls(path, int(number), int(count), int(piece_bytes), int(end) if end else -1)
+        piece = int(piece_bytes) if count != "1" else 0
+        return cls(path, int(number), int(count), piece, int(end) if end else -1)
 
     def owns(self, offset: int) -> bool:
         """Whether a line that begins there is ours."""
-        return offset // self.piece_bytes % self.count == self.number
+        return self.count == 1 or offset // self.piece_bytes % self.count == self.number
 
     def next_piece(self, offset: int) -> int:
         """Where our first piece behind an offset begins."""
@@ -86,6 +88,8 @@ class Stripe:
 
     def piece_end(self, offset: int) -> int:
         """Where the piece ends that an offset lies in, or the file."""
+        if self.count == 1:
+            return self.end
         end = (offset // self.piece_bytes + 1) * self.piece_bytes
         return end if self.end < 0 else min(end, self.end)
 
@@ -103,10 +107,11 @@ def deal_out(path: Path, piece_bytes: int, stripes: int, *, whole: bool) -> list
         ConnectorError: If the file cannot be looked at.
     """
     if whole or path.suffix in COMPRESSED:
-        return [Stripe(str(path), 0, 1, piece_bytes, -1)]
+        return [Stripe(str(path), 0, 1, 0, -1)]
     try:
         size = path.stat().st_size
     except OSError as error:
         raise ConnectorError(f"the file {str(path)!r} cannot be read: {error}") from error
     count = max(1, min(stripes, -(-size // piece_bytes)))
-    return [Stripe(str(path), number, count, piece_bytes, size) for number in range(count)]
+    piece = piece_bytes if count > 1 else 0
+    return [Stripe(str(path), number, count, piece, size) for number in range(count)]

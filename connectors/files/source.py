@@ -8,6 +8,7 @@ import io
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -103,6 +104,23 @@ class FileSource(Source[T]):
             for file in files
             for stripe in deal_out(file, self.split_bytes, self.partitions, whole=whole)
         ]
+
+    def adopt(self, positions: Mapping[str, Position | None]) -> dict[str, Position | None]:
+        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed."""
+        if not self.follow:
+            return dict(positions)
+        adopted: dict[str, Position | None] = {}
+        for name, position in positions.items():
+            stripe = Stripe.parse(name)
+            if stripe.count > 1:
+                raise ConnectorError(
+                    f"the file {stripe.path!r} was being read in {stripe.count} parts and cannot "
+                    "be followed from there; go on without follow=True, or start over with --fresh"
+                )
+            # It may have been read up to a length so far, and have ended there.
+            at = position if position is None else [position[0], False]
+            adopted[replace(stripe, end=-1).name()] = at
+        return adopted
 
     def reader(self) -> SourceReader[T]:
         return FileReader(self)
@@ -409,7 +427,7 @@ class FileReader(SourceReader[T]):
 
             def find(place: int) -> tuple[int, bytes]:
                 if not lines:
-                    lines.extend(_lines(piece, start))
+                    lines.extend(_lines(piece, start, self._format.padding))
                 return lines[place]
 
             batch.origins = Origins(partition.stripe.path, find)
@@ -428,7 +446,7 @@ class FileReader(SourceReader[T]):
         self, partition: _Partition, piece: bytes | list[bytes], start: int
     ) -> Batch | None:
         """Find the bad values, and do with them what the format says."""
-        lines = _lines(piece, start)
+        lines = _lines(piece, start, self._format.padding)
         bad: set[int] = set()
 
         def leave_out(place: int, data: bytes, reason: str) -> None:
@@ -458,13 +476,13 @@ class FileReader(SourceReader[T]):
             )
 
 
-def _lines(piece: bytes | list[bytes], start: int) -> list[tuple[int, bytes]]:
+def _lines(piece: bytes | list[bytes], start: int, padding: bytes) -> list[tuple[int, bytes]]:
     """The values in a piece of a file, each with its offset."""
     found: list[tuple[int, bytes]] = []
     whole = isinstance(piece, list)
     at = start
     for line in piece if isinstance(piece, list) else piece.split(b"\n"):
-        if whole or line.strip():
+        if whole or line.strip(padding):
             found.append((at, line))
         at += len(line) + (0 if whole else 1)
     return found

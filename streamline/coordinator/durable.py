@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from streamline.coordinator.fit import compare
-from streamline.errors import CheckpointError, StateError
+from streamline.errors import CheckpointError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import NodeId
 from streamline.io import Source
@@ -96,19 +98,39 @@ def sweep(store: CheckpointStore) -> None:
 
 
 async def discover_partitions(loaded: Loaded, graph: JobGraph) -> None:
-    """Ask the sources what there is to read.
+    """Ask the sources what there is to read, and what they call now what a checkpoint knows.
 
     A bounded source that a checkpoint knows is not asked again: its end was fixed at the start.
 
     Raises:
-        ConnectorError: If a source cannot be read.
+        ConnectorError: If a source cannot be read, or not from this checkpoint.
     """
-    known = {
-        node for task in (loaded.manifest.tasks if loaded.manifest else ()) for node in task.sources
-    }
+    tasks = loaded.manifest.tasks if loaded.manifest else []
     for node in graph.nodes:
-        if isinstance(node.body, Source) and not (node.body.bounded and node.id in known):
-            loaded.partitions[node.id] = await node.body.discover()
+        if not isinstance(node.body, Source):
+            continue
+        known: dict[str, None] = {}
+        for task in tasks:
+            if node.id in task.sources:
+                task.sources[node.id] = node.body.adopt(task.sources[node.id])
+                known.update(dict.fromkeys(task.sources[node.id]))
+        if not (node.body.bounded and any(node.id in task.sources for task in tasks)):
+            found = await node.body.discover()
+            # What is not there now may come back, and is not new then.
+            loaded.partitions[node.id] = list(dict.fromkeys([*found, *known]))
+
+
+async def discover_new(source: Source[Any], known: Collection[str]) -> tuple[list[str], str | None]:
+    """Look for partitions of a running source that nobody reads yet.
+
+    Returns:
+        Those that are not among the known; and what went wrong, or None. It is asked again.
+    """
+    try:
+        found = await source.discover()
+    except (StreamlineError, OSError) as error:
+        return [], str(error)
+    return [partition for partition in found if partition not in known], None
 
 
 def complete_checkpoint(store: CheckpointStore, manifest: Manifest, retained: int) -> str | None:

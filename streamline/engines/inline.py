@@ -21,6 +21,7 @@ from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import workers_needed
 from streamline.coordinator.durable import (
     complete_checkpoint,
+    discover_new,
     discover_partitions,
     load_checkpoint,
     sweep,
@@ -31,6 +32,7 @@ from streamline.coordinator.job import (
     EnsureWorkers,
     Instruction,
     JobMachine,
+    JobState,
     LoadCheckpoint,
     Say,
     StopTasks,
@@ -44,7 +46,7 @@ from streamline.ids import ChannelId, NodeId, TaskId
 from streamline.io import Counters, Sink, Source
 from streamline.plan import make_plan
 from streamline.runtime.channel import Receiver, Sender, local_channel
-from streamline.runtime.control import Command, Finished, Report, TaskRestore
+from streamline.runtime.control import AssignPartitions, Command, Finished, Report, TaskRestore
 from streamline.runtime.credits import Credits
 from streamline.runtime.deploy import RemoteEnds, build_tasks
 from streamline.runtime.drive import failure
@@ -55,6 +57,7 @@ from streamline.state.restore import OpenStore
 from streamline.state.store import CheckpointStore
 
 _SOURCE_POLL_MS = 10
+_DISCOVER_EVERY_MS = 2_000
 _STUCK_MS = 3_600_000
 
 
@@ -167,6 +170,11 @@ class InlineEngine:
         self._down = {worker: _Mail() for worker in self._workers}
         self._up = {worker: _Mail() for worker in self._workers}
         self._aside: dict[int, list[Callable[[], None]]] = {w: [] for w in self._workers}
+        self._growing = [
+            n for n in graph.nodes if isinstance(n.body, Source) and not n.body.bounded
+        ]
+        self._known_partitions: dict[NodeId, set[str]] = {}
+        self._discover_at_ms = 0
         self._loop = asyncio.new_event_loop()
         self._turn = 0
         self._ended: Ended | None = None
@@ -245,6 +253,9 @@ class InlineEngine:
         due = self._machine.next_tick_ms()
         if due is not None and due <= now:
             self._do(self._machine.tick(now))
+            return
+        if self._growing and now >= self._discover_at_ms:
+            self._discover(now)
             return
         self._maybe_kill()
         actions = self._actions(now)
@@ -351,9 +362,16 @@ class InlineEngine:
     def _end(self, worker: int, task: Task, report: Report) -> None:
         self._collect()
         del self._tasks[worker][task.id]
-        self._await(task.close())
+        self._close(task)
         self._last_words[task.id] = report
         self._report(worker, report)
+
+    def _close(self, task: Task) -> None:
+        """Close a task that has ended; an error in that is told, but it is not the reason."""
+        try:
+            self._await(task.close())
+        except Exception as error:  # noqa: BLE001 - it has ended already; this is only told
+            self._say("warning", f"closing {task.id} failed: {error!r}")
 
     def _await(self, work: Coroutine[Any, Any, None]) -> None:
         self._loop.run_until_complete(work)
@@ -397,7 +415,7 @@ class InlineEngine:
             if TaskId(edge.target, channel.target) in tasks:
                 sender.break_off()
         for running in tasks.values():
-            self._await(running.task.close())
+            self._close(running.task)
 
     def _maybe_kill(self) -> None:
         faults = self._faults
@@ -460,7 +478,7 @@ class InlineEngine:
             self._post(
                 self._down[told.worker],
                 lambda: self._deliver(told.worker, told.task, told.command),
-                lossy=True,
+                lossy=not isinstance(told.command, AssignPartitions),  # not said again
             )
         elif isinstance(instruction, WriteManifest):
             self._write(instruction)
@@ -483,11 +501,28 @@ class InlineEngine:
             self._say("warning", problem)
         for note in loaded.notes:
             self._say("info", note)
+        for node, partitions in loaded.partitions.items():
+            self._known_partitions[node] = set(partitions)
+        self._discover_at_ms = self._clock.now_ms() + _DISCOVER_EVERY_MS
         self._do(
             self._machine.on_loaded(
                 generation, loaded.manifest, loaded.partitions, self._clock.now_ms()
             )
         )
+
+    def _discover(self, now: int) -> None:
+        """Look for new partitions of sources that do not end."""
+        self._discover_at_ms = now + _DISCOVER_EVERY_MS
+        for node in self._growing:
+            known = self._known_partitions.get(node.id)
+            if known is None or not isinstance(node.body, Source):
+                continue
+            new, problem = self._loop.run_until_complete(discover_new(node.body, known))
+            if problem is not None:
+                self._say("warning", f"source {node.id!r}: {problem}")
+            if new and self._machine.state == JobState.RUNNING:
+                known.update(new)
+                self._do(self._machine.on_partitions(node.id, new))
 
     def _write(self, instruction: WriteManifest) -> None:
         manifest = instruction.manifest

@@ -17,6 +17,7 @@ from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import workers_needed
 from streamline.coordinator.durable import (
     complete_checkpoint,
+    discover_new,
     discover_partitions,
     load_checkpoint,
     sweep,
@@ -603,12 +604,9 @@ class LocalEngine:
                 known = self._known_partitions.get(node.id)
                 if known is None or not isinstance(node.body, Source):
                     continue
-                try:
-                    found = await node.body.discover()
-                except (StreamlineError, OSError) as error:
-                    self._say("warning", f"source {node.id!r}: {error}")
-                    continue
-                new = [partition for partition in found if partition not in known]
+                new, problem = await discover_new(node.body, known)
+                if problem is not None:
+                    self._say("warning", f"source {node.id!r}: {problem}")
                 if new and self._machine.state == "running":
                     known.update(new)
                     self._do(self._machine.on_partitions(node.id, new))

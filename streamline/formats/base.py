@@ -29,11 +29,13 @@ class Format(ABC, Generic[T]):
         separator: What stands between two values in a file: a newline, or nothing when the
             values themselves tell where they end.
         in_files: Whether values that stand one after the other in a file can be told apart.
+        padding: A line of nothing but these bytes is no value.
     """
 
     suffix: str = ""
     separator: bytes = b"\n"
     in_files: bool = True
+    padding: bytes = b" \t\r\v\f"
 
     def __init__(self, on_error: OnError = "fail") -> None:
         self.on_error = checked_on_error(on_error)
@@ -57,10 +59,13 @@ class Format(ABC, Generic[T]):
     def decode_lines(self, data: bytes) -> list[T]:
         """Decode values that stand in one piece, separated by newlines; empty lines are none.
 
+        It gives what the lines give one by one, whatever other lines stand beside them.
+
         Raises:
             DecodeError: As :meth:`decode_one`.
         """
-        return self.decode_many([line for line in data.split(b"\n") if line.strip()])
+        padding = self.padding
+        return self.decode_many([line for line in data.split(b"\n") if line.strip(padding)])
 
     def decode_columns(self, data: bytes) -> ColumnBatch | None:
         """Like ``decode_lines``, as columns without timestamps; None if it has no columns."""

@@ -48,6 +48,8 @@ class Csv(Format[T]):
         self.type_ = type_
         self.has_header = header
         self.delimiter = delimiter
+        # Between tabs stand values, though they be empty.
+        self.padding = Format.padding.replace(delimiter.encode(), b"")
         self._fields = type_.__struct_fields__
         self._optional = _optional_fields(type_)
 
@@ -65,6 +67,8 @@ class Csv(Format[T]):
             rows = list(csv.reader(lines, delimiter=self.delimiter, strict=True))
         except (UnicodeDecodeError, csv.Error) as error:
             raise DecodeError(f"not a line of CSV: {error}") from error
+        if len(rows) != len(data):  # the reader has joined lines to find the end of a quote
+            raise DecodeError("not a line of CSV: a quote is not closed")
         return [self._convert(row) for row in rows]
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
+import numpy as np
 
 from streamline.batch import ColumnBatch, RowBatch
 from streamline.errors import DecodeError, EncodeError
@@ -14,6 +15,13 @@ from streamline.formats.base import Format
 from streamline.io import OnError
 
 T = TypeVar("T")
+
+_BREAK = ord("\n")
+_WITHIN = b" \t\r\n"
+_MAY_END = np.ones(256, dtype=np.bool_)
+_MAY_END[list(_WITHIN + b"[{,:")] = False
+_MAY_BEGIN = np.ones(256, dtype=np.bool_)
+_MAY_BEGIN[list(_WITHIN + b"]},:")] = False
 
 
 class Json(Format[T]):
@@ -53,13 +61,22 @@ class Json(Format[T]):
 
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
         # Together it is three times as fast; values that are not one line each go alone.
-        if all(map(bytes.strip, data)):
-            values = self.decode_lines(b"\n".join(data))
-            if len(values) == len(data):
+        lines = b"\n".join(data)
+        if len(data) > 1 and lines.count(b"\n") == len(data) - 1:
+            values = self._decode_all(lines)
+            if _one_each(lines, len(values)) and len(values) == len(data):
                 return values
         return [self.decode_one(item) for item in data]
 
     def decode_lines(self, data: bytes) -> list[T]:
+        values = self._decode_all(data)
+        if not _one_each(data, len(values)):
+            lines = [stripped for line in data.split(b"\n") if (stripped := line.strip())]
+            if not _one_each(b"\n".join(lines), len(values)):
+                raise DecodeError("a line is not one JSON value")
+        return values
+
+    def _decode_all(self, data: bytes) -> list[T]:
         try:
             return cast(list[T], self._decoder.decode_lines(data))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -85,6 +102,27 @@ class Json(Format[T]):
 
     def __repr__(self) -> str:
         return f"Json({'' if self.type_ is None else getattr(self.type_, '__name__', self.type_)})"
+
+
+def _one_each(data: bytes, count: int) -> bool:
+    """Whether values that were decoded together stand on a line each.
+
+    The decoder takes a line break for any other space: two values may stand on one line, and
+    one value on two. A break within a value has a bracket, a comma or a colon beside it. If
+    none has, no value goes on over a break, and as many values as lines are one on each.
+    """
+    letters = np.frombuffer(data, dtype=np.uint8)
+    breaks = np.flatnonzero(letters == _BREAK)
+    if len(breaks) and breaks[-1] == len(letters) - 1:
+        breaks = breaks[:-1]
+    if len(breaks) + 1 != count:
+        return count == 0
+    if not len(breaks):
+        return True
+    if breaks[0] == 0:
+        return False
+    ends, begins = letters[breaks - 1], letters[breaks + 1]
+    return bool(_MAY_END[ends].all() and _MAY_BEGIN[begins].all())
 
 
 def _explain(error: Exception) -> str:

@@ -9,13 +9,14 @@ from streamline.formats.base import Format
 
 
 class Text(Format[str]):
-    """UTF-8 text, one line per record.
+    """UTF-8 text, one line per record, with the spaces it has; empty lines are left out.
 
     >>> Text().decode_lines("über\\nalles\\n".encode())
     ['über', 'alles']
     """
 
     suffix = ".txt"
+    padding = b"\r"  # an empty line, where lines end in \r\n
 
     def decode_one(self, data: bytes) -> str:
         try:
@@ -42,7 +43,13 @@ class Text(Format[str]):
 
 
 class Raw(Format[bytes]):
-    """Bytes, one line per record, without the newline."""
+    """Bytes, one line per record, without the newline; empty lines are left out.
+
+    >>> Raw().decode_lines(b"\\xff\\n\\n \\n")
+    [b'\\xff', b' ']
+    """
+
+    padding = b"\r"  # an empty line, where lines end in \r\n
 
     def decode_one(self, data: bytes) -> bytes:
         return data

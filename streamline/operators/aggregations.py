@@ -14,15 +14,16 @@ from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
-from streamline.expr import Expr
-from streamline.operators.user_code import user_error
+from streamline.expr import Expr, as_function
 from streamline.record import Record
 from streamline.state.backend import Entry, Table
 from streamline.state.schema import Layout
+from streamline.user_code import blame, user_error
 
 T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
+_PLAIN = frozenset({int, float, str, bytes, bool, type(None)})
 Field: TypeAlias = str | Expr | Callable[[Any], Any] | None
 
 
@@ -90,8 +91,14 @@ class Aggregation(ABC, Generic[T, A, R]):
         return [f"a[{slot}] = merge{slot}(a[{slot}], e[{slot}])"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
-        names[f"result{slot}"] = self.result
+        names[f"result{slot}"] = self._result_apart
         return f"result{slot}(e[{slot}])"
+
+    def _result_apart(self, acc: A) -> R:
+        """The result; what was handed on must not change with the next record."""
+        result = self.result(acc)
+        apart = id(result) != id(acc) or type(acc) in _PLAIN
+        return result if apart else deepcopy(result)
 
     def _merge_apart(self, acc: A, other: A) -> A:
         """Merge; the result may be changed by the next merge, so it must not be ``other``."""
@@ -218,8 +225,11 @@ class Max(_Extreme):
         return value if acc is None or value > acc else acc
 
 
-class Mean(Aggregation[Any, Any, float]):
-    """The arithmetic mean of a field."""
+class Mean(Aggregation[Any, Any, float | None]):
+    """The arithmetic mean of a field; None where a window has no values of it yet.
+
+    That is so for windows that were stored before the aggregation was added to the job.
+    """
 
     slots = 2
 
@@ -235,9 +245,8 @@ class Mean(Aggregation[Any, Any, float]):
     def merge(self, acc: Any, other: Any) -> Any:
         return (acc[0] + other[0], acc[1] + other[1])
 
-    def result(self, acc: Any) -> float:
-        mean: float = acc[0] / acc[1]
-        return mean
+    def result(self, acc: Any) -> float | None:
+        return acc[0] / acc[1] if acc[1] else None
 
     def _initial(self, slot: int, names: dict[str, Any]) -> list[str]:
         return ["0", "0"]
@@ -249,7 +258,7 @@ class Mean(Aggregation[Any, Any, float]):
         return [f"a[{slot}] += e[{slot}]", f"a[{slot + 1}] += e[{slot + 1}]"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
-        return f"e[{slot}] / e[{slot + 1}]"
+        return f"e[{slot}] / e[{slot + 1}] if e[{slot + 1}] else None"
 
 
 class Collect(Aggregation[Any, list[Any], list[Any]]):
@@ -293,6 +302,9 @@ class Reduction(Aggregation[Any, Any, Any]):
 
     def result(self, acc: Any) -> Any:
         return acc
+
+    def _result(self, slot: int, names: dict[str, Any]) -> str:
+        return f"e[{slot}]"
 
 
 Named: TypeAlias = tuple[tuple[str, Aggregation[Any, Any, Any]], ...]
@@ -553,13 +565,8 @@ class AggregateProgram:
         self, aggregation: Aggregation[Any, Any, Any], error: Exception, batch: Batch
     ) -> Exception:
         field = aggregation.field
-        for value in batch.to_rows().values:
-            try:
-                if callable(field):
-                    field(value)
-            except Exception as found:  # noqa: BLE001 - the user's
-                return user_error(self.node, found, value)
-        return user_error(self.node, error, None)
+        assert field is not None, "a record itself cannot raise"
+        return blame(self.node, error, as_function(field), batch)
 
 
 def _shows(name: str, result: str, columns: list[str], loop: str, adds: list[str]) -> list[str]:

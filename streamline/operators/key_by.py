@@ -10,12 +10,12 @@ import numpy as np
 
 from streamline.batch import Batch, ColumnBatch
 from streamline.errors import StreamlineError, UsageError
-from streamline.expr import Expr
+from streamline.expr import Expr, as_function
 from streamline.io import OnError
 from streamline.keys import KeyGroups, canonical_key, canonical_keys, key_groups_of_ints
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.refused import attempt
-from streamline.operators.user_code import user_error
+from streamline.user_code import blame
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,5 @@ class KeyBy(Operator):
         node, key = self.context.node, self._key
         if isinstance(error, StreamlineError) and not callable(key):
             return UsageError(f"{node}: {error}")
-        for value in batch.to_rows().values:
-            try:
-                canonical_key(key(value) if callable(key) else getattr(value, str(key)))
-            except Exception as found:  # noqa: BLE001 - the user's
-                return user_error(node, found, value)
-        return user_error(node, error, None)
+        read = as_function(key)
+        return blame(node, error, lambda value: canonical_key(read(value)), batch)

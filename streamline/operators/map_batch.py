@@ -10,7 +10,7 @@ from streamline.batch import Batch, ColumnBatch, RowBatch
 from streamline.io import Layout, OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
 from streamline.operators.refused import attempt
-from streamline.operators.user_code import user_error
+from streamline.user_code import user_error
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Generic, TypeVar
 import numpy as np
 
 from streamline.batch import Batch, RowBatch
-from streamline.messages import MIN_TIMESTAMP, Watermark
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.timers import TIMERS, Timers
-from streamline.operators.user_code import user_error
 from streamline.state.schema import Layout
 from streamline.state.views import Scope, StateView
+from streamline.user_code import shorten, user_error
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
@@ -40,6 +40,14 @@ class ProcessContext(Generic[K]):
         self._processing = processing
         self._now_ms = now_ms
         self.watermark = MIN_TIMESTAMP
+
+    @property
+    def input_ended(self) -> bool:
+        """Whether there are no more records: event time is at its end, and all timers ring.
+
+        Those that ``on_timer`` sets then ring too; one that sets another each time has to stop.
+        """
+        return self.watermark >= MAX_TIMESTAMP
 
     def now_ms(self) -> int:
         """Processing time: ms since the epoch."""
@@ -138,7 +146,11 @@ class Process(Operator):
         self._ctx: ProcessContext[Any] = ProcessContext(
             self._event, self._processing, context.clock.now_ms
         )
-        self._function.open()
+        try:
+            self._function.open()
+        except Exception as error:
+            doing = "it was being opened"
+            raise user_error(context.node, error, None, meanwhile=doing) from error
         self._opened = True
 
     def process(self, batch: Batch, out: Output) -> None:
@@ -200,7 +212,9 @@ class Process(Operator):
                 if made is not None:
                     results += made
             except Exception as error:
-                raise user_error(self.context.node, error, f"timer {at} of {key!r}") from error
+                timer = f"timer {at} of {shorten(key)}"
+                doing = f"it was called for the {timer}"
+                raise user_error(self.context.node, error, timer, meanwhile=doing) from error
             times += [at] * (len(results) - len(times))
         self._emit(results, times, out)
 

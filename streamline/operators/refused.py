@@ -12,7 +12,7 @@ import numpy.typing as npt
 from streamline.batch import Batch, RowBatch
 from streamline.io import DeadLetter, OnError
 from streamline.operators.base import DEAD_LETTERS, OperatorContext, Output
-from streamline.operators.user_code import user_error
+from streamline.user_code import user_error
 
 T = TypeVar("T")
 

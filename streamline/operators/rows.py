@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from streamline.batch import Batch, ColumnBatch, RowBatch, missing_field
-from streamline.expr import Expr, col
+from streamline.expr import Expr, as_function, col
 from streamline.io import OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
 from streamline.operators.refused import Refused
-from streamline.operators.user_code import user_error
+from streamline.user_code import user_error
 
 RowKind: TypeAlias = Literal["map", "filter", "flat_map"]
 Places: TypeAlias = npt.NDArray[np.intp]
@@ -73,8 +73,11 @@ class RowLoop(Operator):
 
     def process(self, batch: Batch, out: Output) -> None:
         if self._on_columns and isinstance(batch, ColumnBatch):
-            self._filter_columns(batch, out)
-            return
+            kept = self._filter_columns(batch)
+            if kept is not None:
+                if len(kept):
+                    out.emit(kept)
+                return
         rows = batch.to_rows()
         values = rows.values
         by_item = isinstance(values[0], dict)
@@ -97,16 +100,20 @@ class RowLoop(Operator):
                 origins = origins.take(places)
         out.emit(RowBatch(results, timestamps, partition=rows.partition, origins=origins))
 
-    def _filter_columns(self, batch: ColumnBatch, out: Output) -> None:
+    def _filter_columns(self, batch: ColumnBatch) -> ColumnBatch | None:
+        """What is left of it; None if something raises, which the rows are to tell."""
         for function in self._filters:
             expression = col(function) if isinstance(function, str) else function
             assert isinstance(expression, Expr)
-            mask = expression.evaluate_columns(batch).astype(np.bool_)
+            try:
+                mask = expression.evaluate_columns(batch).astype(np.bool_)
+            except Exception:  # noqa: BLE001 - the record that is to blame raises it again
+                return None
             if not mask.all():
                 batch = batch.where(mask)
             if not len(batch):
-                return
-        out.emit(batch)
+                break
+        return batch
 
     def _compile(self, by_item: bool) -> Callable[[list[Any]], tuple[list[Any], Any]]:
         names: dict[str, Any] = {"compress": compress}
@@ -205,10 +212,7 @@ class GuardedRows(Operator):
     def __init__(self, spec: RowSpec) -> None:
         self._spec = spec
         self._run = {"map": self._map, "filter": self._filter, "flat_map": self._flat_map}
-        function = spec.function
-        if isinstance(function, str):
-            function = col(function)
-        self._call = function.row_function() if isinstance(function, Expr) else function
+        self._call = as_function(spec.function)
 
     def process(self, batch: Batch, out: Output) -> None:
         rows = batch.to_rows()

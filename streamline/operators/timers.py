@@ -9,11 +9,13 @@ from collections.abc import Hashable, Iterator
 from heapq import heappop, heappush
 from itertools import count
 
+from streamline.errors import UsageError
 from streamline.messages import MAX_TIMESTAMP
 from streamline.state.backend import Entry, Table
 from streamline.state.schema import Layout
 
 _BUCKET_BITS = 10
+_MOST_FOLLOWERS = 1_000_000  # a timer each second for eleven days, or one without end
 TIMERS: Layout = {"kind": "timers"}
 """How their table is laid out."""
 
@@ -69,15 +71,26 @@ class Timers:
         """Remove the timers up to a moment (included), one at a time, in order of time.
 
         Those that are set or deleted meanwhile have their turn, or no longer have it.
+
+        Raises:
+            UsageError: If they are set without end; at the end of time all are due.
         """
         for at, key in self.due(upto_ms):
             self._add_ringing(at, key)
         self._upto_ms = upto_ms
+        most = len(self._order) + _MOST_FOLLOWERS
         try:
             while self._order:
                 at, _, key = heappop(self._order)
-                if self._ringing.pop((at, key), False):
-                    yield at, key
+                if not self._ringing.pop((at, key), False):
+                    continue
+                most -= 1
+                if most < 0:
+                    raise UsageError(
+                        f"on_timer for key {key!r:.80} sets another timer each time it is called, "
+                        "without end; set none once ctx.input_ended is true"
+                    )
+                yield at, key
         finally:
             self._upto_ms = None
 

@@ -17,12 +17,12 @@ import numpy as np
 
 from streamline.batch import Batch, ColumnBatch, Timestamps
 from streamline.errors import StreamlineError, UsageError
-from streamline.expr import Expr
+from streamline.expr import Expr, as_function
 from streamline.io import OnError
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP, Watermark
 from streamline.operators.base import Operator, OperatorContext, OperatorSpec, Output
 from streamline.operators.refused import attempt
-from streamline.operators.user_code import user_error
+from streamline.user_code import blame
 
 _MIXED = ""
 _TICK_MS = 100
@@ -146,13 +146,7 @@ class AssignTimestamps(Operator):
         node, time = self.context.node, self._spec.time
         if isinstance(error, StreamlineError):
             return UsageError(f"{node}: {error}")
-        if callable(time):
-            for value in batch.to_rows().values:
-                try:
-                    time(value)
-                except Exception as found:  # noqa: BLE001 - the user's
-                    return user_error(node, found, value)
-        return user_error(node, error, None)
+        return blame(node, error, as_function(time), batch)
 
     def _highest_of(self, timestamps: Timestamps, now_ms: int) -> int | None:
         """The highest event time that is not too far ahead; the others are counted."""

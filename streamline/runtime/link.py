@@ -176,8 +176,11 @@ class ControlLink:
         try:
             stream = self._socket.makefile("rb")
             while head := stream.read(LENGTH.size):
-                (length,) = LENGTH.unpack(head)
-                message = decode(stream.read(length))
+                (length,) = LENGTH.unpack(head) if len(head) == LENGTH.size else (0,)
+                body = stream.read(length)
+                if len(head) < LENGTH.size or len(body) < length:
+                    break  # the coordinator has died in the middle of a message
+                message = decode(body)
                 if isinstance(message, Quit):
                     break
                 self._on_message(message)

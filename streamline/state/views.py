@@ -7,7 +7,7 @@ each to its table and to the current key.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
-from copy import copy
+from copy import copy, deepcopy
 from typing import Any, Generic, Self, TypeVar
 
 from streamline.state.backend import Table
@@ -61,7 +61,7 @@ class ValueState(StateView, Generic[V]):
 
     Args:
         type_: Type of the value, for type checkers and readers.
-        default: What ``get`` returns before anything was set.
+        default: What ``get`` returns before anything was set; a copy of it for each call.
     """
 
     def __init__(self, type_: type[V], default: V | None = None) -> None:
@@ -74,7 +74,10 @@ class ValueState(StateView, Generic[V]):
     def get(self) -> V | None:
         """The value, or the default."""
         entry = self._entry()
-        return self.default if entry is None else entry[1]
+        if entry is not None:
+            return entry[1]  # type: ignore[no-any-return]
+        # What a key changes in place must not be there for another.
+        return self.default if type(self.default) in _PLAIN else deepcopy(self.default)
 
     def set(self, value: V) -> None:
         """Store a value; one that is changed in place afterwards has to be set again."""

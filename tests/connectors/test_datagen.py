@@ -5,10 +5,13 @@ import random
 
 import pytest
 
+import streamline as sl
+
 from streamline.clock import ManualClock
 from streamline.codec import decode, encode
 from streamline.connectors.datagen import GeneratorSource
-from streamline.errors import UsageError
+from streamline.errors import JobFailedError, UsageError
+from streamline.testing import CollectingSink, run_job
 from tests.connectors.reading import Readers, now, read_all, reader_context
 
 
@@ -206,3 +209,12 @@ def test_waiting_ends():
 def test_numbers_that_cannot_be_are_refused(settings):
     with pytest.raises(UsageError, match=next(iter(settings))):
         GeneratorSource(make, **settings)
+
+
+def test_a_function_that_raises_is_told_with_its_line_and_the_number() -> None:
+    job, sink = sl.Job("made"), CollectingSink()
+    source = GeneratorSource(lambda number, rng: 1 // (number - 37), count=100, partitions=4)
+    job.source("numbers", source).sink("out", sink)
+    said = r"'numbers' failed at test_datagen.py:\d+ .* it was making record 37"
+    with pytest.raises(JobFailedError, match=said):
+        run_job(job)

@@ -16,6 +16,7 @@ from streamline.connectors.files import FileSource
 from streamline.connectors.files.partitions import Stripe
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.formats import Csv, Json, MsgPack, Raw, Text
+from streamline.testing import CollectingSink, run_job
 from tests.connectors.reading import Readers, now, read_all, reader_context
 
 
@@ -481,6 +482,71 @@ def test_follow_a_folder_that_is_empty_still(tmp_path):
         (tmp_path / "a").write_bytes(b"a1\n")
         readers.assign(dict.fromkeys(now(source.discover())))
         assert readers.read_what_is_there() == ["a1"]
+
+
+def positions_of(source, polls=1000):
+    with Readers(source, batch_rows=3) as readers:
+        readers.poll_some(polls)
+        return readers.snapshot(), readers.values
+
+
+def test_a_whole_file_has_one_name_whatever_the_pieces(tmp_path):
+    (tmp_path / "in.txt").write_bytes(numbered(9))
+    for follow in (True, False):
+        names = [
+            now(FileSource(tmp_path, Raw(), follow=follow, split_bytes=size).discover())
+            for size in (1 << 19, 1 << 20)
+        ]
+        assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("before", ["follow", "an older version", "bounded", "bounded to the end"])
+def test_following_goes_on_from_every_checkpoint_of_a_whole_file(tmp_path, before):
+    path = tmp_path / "in.txt"
+    path.write_bytes(numbered(9))
+    source = FileSource(path, Raw(), follow=not before.startswith("bounded"))
+    positions, first = positions_of(source, 1000 if before.endswith("end") else 1)
+    if before == "an older version":
+        positions = {f"{path}#0000-1-524288-": next(iter(positions.values()))}
+    path.write_bytes(numbered(12))
+    source = FileSource(path, Raw(), follow=True, split_bytes=7)
+    known = source.adopt(positions)
+    assert known.keys() == set(now(source.discover()))
+    with Readers(source, 1, known) as readers:
+        assert first + readers.read_what_is_there() == lines_of(numbered(12))
+
+
+def test_what_was_read_in_parts_is_not_followed(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(numbered(50))
+    positions, _ = positions_of(FileSource(path, Raw(), split_bytes=32), 2)
+    assert len(positions) > 1
+    with pytest.raises(ConnectorError, match="parts and cannot be followed.*without follow=True"):
+        FileSource(path, Raw(), follow=True).adopt(positions)
+
+
+def test_parts_that_are_known_stay_as_they_were_cut(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(numbered(50))
+    positions, first = positions_of(FileSource(path, Raw(), split_bytes=32), 2)
+    source = FileSource(path, Raw(), split_bytes=17)
+    rest = read_all(source, 2, source.adopt(positions))
+    assert sorted(first + rest) == sorted(lines_of(numbered(50)))
+
+
+def test_a_job_that_follows_goes_on_with_other_pieces(tmp_path):
+    path = tmp_path / "in.txt"
+    path.write_bytes(numbered(9))
+    results = []
+    for split_bytes, count in ((1 << 19, 9), (1 << 10, 12)):
+        path.write_bytes(numbered(count))
+        job, sink = sl.Job("following"), CollectingSink()
+        source = FileSource(tmp_path, Raw(), follow=True, split_bytes=split_bytes)
+        job.source("in", source).sink("out", sink)
+        wanted = count - len(results)
+        run_job(job, until=lambda: len(sink.records) >= wanted, folder=tmp_path / ".state")
+        results += sink.records
+    assert results == lines_of(numbered(12))
 
 
 def test_a_missing_file_cannot_be_followed(tmp_path):

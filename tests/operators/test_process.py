@@ -11,7 +11,7 @@ import pytest
 
 import streamline as sl
 from streamline.clock import ManualClock
-from streamline.errors import UserFunctionError
+from streamline.errors import UsageError, UserFunctionError
 from streamline.messages import MIN_TIMESTAMP
 from streamline.operators.process import ProcessFunction, ProcessSpec
 from tests.operators.drive import NODE, Setting, Tasks, cuts
@@ -404,6 +404,16 @@ def test_each_task_opens_and_closes_a_copy_once(tmp_path: Path) -> None:
     assert vars(function) == {}
 
 
+def test_a_function_that_cannot_be_opened_is_told_by_name_and_line(tmp_path: Path) -> None:
+    class Closed(ProcessFunction[str, str, str]):
+        def open(self) -> None:
+            raise OSError("no model here")
+
+    said = r"failed at test_process.py:\d+ \(raise OSError.* it was being opened"
+    with pytest.raises(UserFunctionError, match=said):
+        Tasks(ProcessSpec(Closed()), Setting(tmp_path))
+
+
 def test_a_map_is_a_dict_in_all_it_does(tmp_path: Path) -> None:
     class Mapped(ProcessFunction[str, str, Any]):
         table = sl.MapState(str, int)
@@ -446,3 +456,51 @@ def test_states_of_base_classes_are_states_too(tmp_path: Path) -> None:
     again = tasks.again(tasks.store(tasks.freeze()), 2)
     again.push([4, 5], [0, 0], ["a", "b"])
     assert sorted(again.values()) == [("a", 8, 3), ("b", 7, 2)]
+
+
+def test_a_default_is_not_shared_between_keys(tmp_path: Path) -> None:
+    class Gathers(sl.ProcessFunction[str, int, tuple[str, list[int]]]):
+        seen = sl.ValueState(list, [])
+
+        def process(self, value: int, ctx: sl.ProcessContext[str]) -> Any:
+            values = self.seen.get()
+            assert values is not None
+            values.append(value)
+            yield ctx.key, list(values)
+            if value > 1:
+                self.seen.set(values)
+
+    tasks = Tasks(ProcessSpec(Gathers()), Setting(tmp_path))
+    tasks.push([1, 2, 3, 4], [0, 0, 0, 0], ["a", "b", "a", "b"])
+    assert sorted(tasks.values()) == [("a", [1]), ("a", [3]), ("b", [2]), ("b", [2, 4])]
+
+
+class Ticks(ProcessFunction[str, int, int]):
+    """Rings every second; for ever, or until the input ends."""
+
+    def __init__(self, stops: bool) -> None:
+        self.stops = stops
+
+    def process(self, value: int, ctx: sl.ProcessContext[str]) -> None:
+        ctx.set_timer(value)
+
+    def on_timer(self, timestamp: int, ctx: sl.ProcessContext[str]) -> Iterator[int]:
+        yield timestamp
+        if not (self.stops and ctx.input_ended):
+            ctx.set_timer(timestamp + 1_000)
+
+
+def test_a_timer_that_sets_another_each_time_ends_with_the_input(tmp_path: Path) -> None:
+    tasks = Tasks(ProcessSpec(Ticks(stops=True)), Setting(tmp_path))
+    tasks.push([1_000], [0], ["a"])
+    tasks.watermark(3_500)
+    tasks.end()
+    assert tasks.values() == [1_000, 2_000, 3_000, 4_000]
+
+
+def test_a_timer_that_never_stops_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("streamline.operators.timers._MOST_FOLLOWERS", 1_000)
+    tasks = Tasks(ProcessSpec(Ticks(stops=False)), Setting(tmp_path))
+    tasks.push([1_000], [0], ["a"])
+    with pytest.raises(UsageError, match="key 'a' sets another timer .* ctx.input_ended"):
+        tasks.end()

@@ -18,6 +18,7 @@ from streamline.errors import StreamlineError, UsageError, UserFunctionError
 from streamline.keys import KeyGroupRange
 from streamline.operators.base import OperatorContext
 from streamline.operators.rows import RowLoop, RowSpec
+from streamline.testing import OperatorHarness
 from tests.operators.drive import NODE, Collected, cuts
 
 Timed = tuple[Any, int]
@@ -297,3 +298,31 @@ def test_a_name_that_is_no_field_name() -> None:
     with pytest.raises(UsageError, match="not a field name"):
         through(loop(("map", sl.col("a b"))), batch_of([Point(1, 2)]))
     assert through(loop(("map", sl.col("a b"))), batch_of([{"a b": 3}])) == [(3, 0)]
+
+
+class Ratio(sl.Record):
+    a: int
+    b: int
+
+
+@pytest.mark.parametrize("columns", [False, True])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda s: s.map(sl.col("a") / sl.col("b")),
+        lambda s: s.filter(sl.col("a") > 0).filter(sl.col("a") / sl.col("b") > 0),
+        lambda s: s.with_timestamps(sl.col("a") // sl.col("b")),
+        lambda s: s.key_by(sl.col("a") // sl.col("b")).aggregate(n=sl.Count()),
+        lambda s: s.key_by("a").aggregate(n=sl.Sum(sl.col("a") / sl.col("b"))),
+        lambda s: s.key_by(lambda r: r.a // r.b).aggregate(n=sl.Count()),
+    ],
+)
+def test_the_record_on_which_an_expression_raises_is_named(use: Any, columns: bool) -> None:
+    """Not a line of a string that nobody wrote."""
+    harness = OperatorHarness.of(use)
+    rows = RowBatch([Ratio(1, 1), Ratio(2, 0), Ratio(3, 1)])
+    with pytest.raises(
+        UserFunctionError, match=r"ZeroDivisionError.*; the record is Ratio\(a=2, b=0\)"
+    ) as told:
+        harness.push_batch(rows.to_columns() if columns else rows)
+    assert "<string>" not in str(told.value)

@@ -11,11 +11,13 @@ import pytest
 
 import streamline as sl
 from streamline.errors import UsageError, UserFunctionError
+from streamline.keys import key_group
 from streamline.messages import MIN_TIMESTAMP
+from streamline.operators.base import LATE
 from streamline.operators.aggregations import Count, Sum
 from streamline.operators.windows.assigners import Session, WindowBounds
 from streamline.operators.windows.specs import window_aggregate, window_apply, window_reduce
-from tests.operators.drive import NODE, Setting, Tasks
+from tests.operators.drive import MAX_PARALLELISM, NODE, Setting, Tasks
 from tests.operators.test_windows import (
     ALL,
     Expected,
@@ -30,6 +32,9 @@ from tests.operators.test_windows import (
     run,
     script_of,
 )
+
+
+KEYS = [f"k{number}" for number in range(12)]
 
 
 class Sessions:
@@ -287,3 +292,28 @@ def test_a_session_result_is_a_record_of_its_own(tmp_path: Path) -> None:
     ((value, at),) = tasks.timed()
     assert (value.key, value.window_start, value.window_end, value.total) == (("k", 2), 3, 13, 2)
     assert at == 12
+
+
+def test_tasks_at_different_watermarks_are_restored_each_at_its_own(tmp_path: Path) -> None:
+    """What is late for a key does not depend on the tasks of other keys, before or after."""
+    spec = window_aggregate(Session("10ms"), 0, ALL)
+    tasks = Tasks(spec, Setting(tmp_path), 2)
+    first = tasks.tasks[0].key_range
+    fast = [key for key in KEYS if key_group(key, MAX_PARALLELISM) < first.stop]
+    slow = [key for key in KEYS if key not in fast]
+    for task, reached in zip(tasks.tasks, (100, 50), strict=True):
+        task.watermark(reached)
+    for parallelism in (1, 3, 1):
+        tasks = tasks.again(tasks.store(tasks.freeze()), parallelism)
+        tasks.push([Item(n, n) for n in range(len(KEYS))], [60] * len(KEYS), [*fast, *slow])
+        assert sorted(item.number for item, _ in tasks.timed(LATE)) == [*range(len(fast))]
+    tasks.end()
+    assert sorted(value.key for value in tasks.values()) == sorted(slow)
+
+
+def test_what_an_older_version_stored_of_event_time_is_read(tmp_path: Path) -> None:
+    tasks = Tasks(window_aggregate(Session("10ms"), 0, ALL), Setting(tmp_path))
+    for state in tasks.tasks:
+        state.operator.restore([70, 90])
+    tasks.push([Item(1, 1), Item(2, 2)], [60, 62], ["a", "b"])
+    assert tasks.late == 1

@@ -13,11 +13,21 @@ import pytest
 import streamline as sl
 from streamline.errors import UsageError, UserFunctionError
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
-from streamline.operators.aggregations import Aggregation, Collect, Count, Max, Mean, Min, Sum
+from streamline.operators.aggregations import (
+    AggregateProgram,
+    Aggregation,
+    Collect,
+    Count,
+    Max,
+    Mean,
+    Min,
+    Sum,
+)
 from streamline.operators.base import LATE, OperatorSpec
 from streamline.operators.reduce import KeyedAggregateSpec, ReduceSpec
 from streamline.operators.windows.assigners import Sliding, Tumbling, WindowBounds
 from streamline.operators.windows.specs import window_aggregate, window_apply, window_reduce
+from streamline.record import KeyedResult, result_type
 from tests.operators.drive import NODE, Saved, Setting, Tasks, cuts
 
 KEYS = ["a", "b", "longer key", 7, ("pair", 1), None]
@@ -555,3 +565,52 @@ def test_tasks_that_stood_at_different_watermarks_fire_each_window_once(tmp_path
         }
         assert len(told) == len(expected), seed
         assert {(v.key, at): v.sum for v, at in told} == expected, seed
+
+
+def test_windows_fire_once_over_two_restores_of_tasks_that_differed(tmp_path: Path) -> None:
+    """A group that was behind has gone on when the second snapshot is taken."""
+    keys = list(range(12))
+    tasks = Tasks(window_aggregate(Sliding("40ms", "10ms"), 0, ALL), Setting(tmp_path), 2)
+    tasks.push([Item(key, 1) for key in keys], [5] * 12, keys)
+    told = []
+    for task, reached in zip(tasks.tasks, (38, 10), strict=True):
+        task.watermark(reached)
+    for reached in (20, 30):
+        told += tasks.timed()
+        tasks = tasks.again(tasks.store(tasks.freeze()), 1)
+        tasks.watermark(reached)
+    tasks.end()
+    told += tasks.timed()
+    expected = sorted((key, last) for key in keys for last in (9, 19, 29, 39))
+    assert sorted((value.key, at) for value, at in told) == expected
+
+
+class Seen(sl.Aggregation[int, list[int], list[int]]):
+    """Hands on its accumulator itself."""
+
+    def create(self) -> list[int]:
+        return []
+
+    def add(self, acc: list[int], value: int) -> list[int]:
+        acc.append(value)
+        return acc
+
+    def merge(self, acc: list[int], other: list[int]) -> list[int]:
+        return acc + other
+
+    def result(self, acc: list[int]) -> list[int]:
+        return acc
+
+
+def test_a_result_that_is_the_accumulator_does_not_change_afterwards(tmp_path: Path) -> None:
+    tasks = Tasks(KeyedAggregateSpec((("seen", Seen(lambda n: n)),)), Setting(tmp_path))
+    tasks.push([1, 2, 3], [0, 0, 0], ["a", "a", "a"])
+    assert [value.seen for value in tasks.values()] == [[1], [1, 2], [1, 2, 3]]
+
+
+def test_a_mean_of_no_values_is_none() -> None:
+    """As of a window that was stored before the mean was added to the job."""
+    program = AggregateProgram("node", (("mean", sl.Mean("x")),))
+    kind = result_type(KeyedResult, ("mean",))
+    assert program.results(kind, [("a", program.new())]) == [kind("a", None)]
+    assert sl.Mean("x").result((0, 0)) is None

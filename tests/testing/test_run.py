@@ -9,7 +9,7 @@ import pytest
 
 import streamline as sl
 from streamline.connectors.collection import CollectionSource
-from streamline.connectors.files import FileSink
+from streamline.connectors.files import FileSink, FileSource
 from streamline.errors import ConnectorError, JobFailedError, UsageError
 from streamline.messages import MIN_TIMESTAMP
 from streamline.testing import (
@@ -181,3 +181,32 @@ def test_a_sink_says_that_it_cannot_look_into_other_processes() -> None:
 def test_scripts_that_contradict_themselves(script: list[Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         ScriptedSource(script)
+
+
+def test_files_that_appear_in_a_followed_folder_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    job, sink = sl.Job("following"), CollectingSink[str]()
+    source = FileSource(tmp_path, sl.Text(), follow=True)
+    job.source("lines", source).sink("out", sink)
+
+    def appear() -> bool:
+        (tmp_path / "b.txt").write_text("two\n")
+        return len(sink.records) == 2
+
+    run_job(job, until=appear)
+    assert sorted(sink.records) == ["one", "two"]
+
+
+def test_an_error_when_a_function_is_closed_is_told_and_ends_nothing() -> None:
+    class Stubborn(sl.ProcessFunction[str, str, str]):
+        def process(self, value: str, ctx: sl.ProcessContext[str]) -> list[str]:
+            return [value]
+
+        def close(self) -> None:
+            raise RuntimeError("not now")
+
+    job, sink = sl.Job("stubborn"), CollectingSink[str]()
+    words = job.source("words", CollectionSource(["a", "b"])).key_by(lambda word: word)
+    words.process(Stubborn()).sink("out", sink)
+    assert run_job(job, parallelism=2).state == "finished"
+    assert sorted(sink.records) == ["a", "b"]

@@ -188,6 +188,21 @@ def test_rows_without_one_shape_have_no_columns(values: list[Any], said: str) ->
         RowBatch(values).to_columns()
 
 
+class ByName(sl.Record, kw_only=True):
+    a: int
+    b: float = 0.0
+
+
+def test_records_that_take_their_fields_by_name_alone_come_back() -> None:
+    values: list[Any] = [ByName(a=1), ByName(a=2, b=3.0)]
+    assert RowBatch(values).to_columns().to_rows().values == values
+
+
+def test_dicts_may_have_their_keys_in_any_order() -> None:
+    values: list[Any] = [{"a": 1, "b": 2.0}, {"b": 3.0, "a": 4}]
+    assert RowBatch(values).to_columns().to_rows().values == values
+
+
 @pytest.mark.parametrize("values", [[], [{}, {}], [Empty(), Empty()]], ids=repr)
 def test_records_without_fields_come_back_too(values: list[Any]) -> None:
     assert RowBatch(values).to_columns().to_rows().values == values

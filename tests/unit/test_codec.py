@@ -6,6 +6,7 @@ import decimal
 import enum
 import random
 import uuid
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
@@ -246,6 +247,54 @@ def test_a_field_that_breaks_its_annotation_is_named_when_read() -> None:
     name, data = encode_list([Point("one")])  # type: ignore[arg-type]
     with pytest.raises(EncodeError, match=r"a Point was made .* `int`, got `str` .*x"):
         decode_list(name, data)
+
+
+class Wide(sl.Record):
+    number: float = 0.0
+    maybe: float | None = None
+    either: int | float | str = 0
+    numbers: list[float] = []
+    some: Sequence[int] = ()
+    pair: tuple[int, float] = (0, 0.0)
+    parts: dict[str, list[float]] = {}
+    point: Point | None = None
+    day: datetime.date | None = None
+    moment: datetime.datetime | None = None
+    color: Color = Color.RED
+
+
+@pytest.mark.parametrize(
+    ("value", "fast"),
+    [
+        (Wide(1.0), False),  # a tuple stands for a Sequence
+        (Wide(some=[]), True),
+        (Wide(1, some=[]), False),
+        (Wide(some=[], maybe=2), False),
+        (Wide(some=[], maybe=2.0), True),
+        (Wide(some=[], either=2), True),
+        (Wide(some=[], either=2.0), True),
+        (Wide(some=[], numbers=[1.0, 2]), False),
+        (Wide(some=[], numbers=[1.0, 2.0]), True),
+        (Wide(some=[], pair=(1, 2)), False),
+        (Wide(some=[], pair=(1, 2.0)), True),
+        (Wide(some=[], parts={"a": [1.0], "b": [1]}), False),
+        (Wide(some=[], parts={"a": [1.0], "b": []}), True),
+        (Wide(some=[], point=Point(1, 2)), False),
+        (Wide(some=[], point=Point(1, 2.0)), True),
+        (Wide(some=[], day=datetime.datetime(2024, 2, 29)), False),
+        (Wide(some=[], day=datetime.date(2024, 2, 29)), True),
+        (Wide(some=[], moment=datetime.datetime(2024, 2, 29, tzinfo=ZONE)), False),
+        (Wide(some=[], moment=datetime.datetime(2024, 2, 29, tzinfo=UTC)), True),
+        (Wide(some=[], moment=datetime.datetime(2024, 2, 29)), True),
+    ],
+    ids=repr,
+)
+def test_what_annotations_would_change_goes_the_general_way(value: Any, fast: bool) -> None:
+    """So it is the same behind a socket and behind a local channel."""
+    for values in ([value], [Wide(some=[]), value]):
+        name, data = encode_list(values)
+        assert bool(name) is fast
+        assert same(decode_list(name, data), values)
 
 
 class Base(sl.Record):

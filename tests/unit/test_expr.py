@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import streamline as sl
-from streamline.batch import Batch, RowBatch
+from streamline.batch import Batch, ColumnBatch, RowBatch, no_timestamps
 from streamline.errors import UsageError
 from streamline.expr import Expr, as_expr, col
 
@@ -159,6 +159,67 @@ def test_each_operator(expression: Expr, plain: Plain) -> None:
     expected = [plain(row) for row in ROWS]
     for way, found in ways(expression, ROWS).items():
         assert found == expected, way
+
+
+BIG = 1 << 53
+
+
+class Wide(sl.Record):
+    i: int
+    x: float
+    s: str
+    t: Any
+
+
+WIDE = [
+    {"i": i, "x": x, "s": s, "t": t}
+    for i, x, s, t in (
+        (BIG + 1, float(BIG), "x", ["a", "b"]),
+        (-(1 << 63), float(1 << 62), "x\0", ["b"]),
+        (BIG - 1, 3.0, "", ["a", "b"]),
+    )
+]
+
+
+@pytest.mark.parametrize(
+    ("expression", "plain"),
+    [
+        (col("i") == col("x"), lambda r: r["i"] == r["x"]),
+        (col("x") < col("i"), lambda r: r["x"] < r["i"]),
+        (col("i") > float(BIG), lambda r: r["i"] > float(BIG)),
+        (col("x") == BIG + 1, lambda r: r["x"] == BIG + 1),
+        (col("i") / 3, lambda r: r["i"] / 3),
+        ((BIG + 1) / (col("i") - col("i") + 7), lambda r: (BIG + 1) / 7),
+        (col("i") // -1, lambda r: r["i"] // -1),
+        (col("i") % -1, lambda r: r["i"] % -1),
+        (col("t") == ["a", "b"], lambda r: r["t"] == ["a", "b"]),
+        (col("t") == ["a", "b", "c"], lambda r: False),
+        (col("i") == (1, 2, 3), lambda r: False),
+        (col("s") == "x\0", lambda r: r["s"] == "x\0"),
+        (as_expr("x\0"), lambda r: "x\0"),
+        (col("s") + "\0", lambda r: r["s"] + "\0"),
+    ],
+    ids=repr,
+)
+def test_what_numpy_computes_otherwise_is_as_in_rows(expression: Expr, plain: Plain) -> None:
+    records = RowBatch([Wide(**row) for row in WIDE])
+    expected = [plain(row) for row in WIDE]
+    for batch in (RowBatch(WIDE), records, records.to_columns()):
+        found = expression.evaluate(batch)
+        assert found == expected
+        assert list(map(type, found)) == list(map(type, expected))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int32", "uint8", "uint64", "float32", "bool"])
+def test_narrow_columns_are_computed_as_the_python_numbers_they_are(dtype: str) -> None:
+    values = np.array([1, 100, 120, 0], dtype=dtype)
+    if dtype == "float32":
+        values = values / np.float32(10)
+    if dtype == "uint64":
+        values = values + np.uint64((1 << 64) - 200)
+    batch = ColumnBatch({"v": values}, no_timestamps(4), record_type=dict)
+    for expression in (col("v") * 100, col("v") + col("v"), col("v") == 0.1, -col("v")):
+        assert expression.evaluate(batch) == expression.evaluate(batch.to_rows())
 
 
 @pytest.mark.parametrize("expression", [col("a") / (col("b") - col("b")), 1 // (col("a") * 0)])

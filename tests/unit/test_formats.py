@@ -2,6 +2,7 @@
 
 import datetime
 import enum
+import random
 from typing import Any
 
 import pytest
@@ -21,6 +22,11 @@ class Order(sl.Record):
     amount: float
     paid: bool = False
     note: int | None = None
+
+
+class Pair(sl.Record):
+    a: str
+    b: str
 
 
 class Timed(sl.Record):
@@ -78,7 +84,50 @@ def test_a_file_of_values_comes_back(name: str) -> None:
 
 
 def test_text_lines_keep_their_spaces() -> None:
-    assert Text().decode_lines(b" a \n\t\nb") == [" a ", "b"]
+    assert Text().decode_lines(b" a \n\t\n\nb") == [" a ", "\t", "b"]
+    assert Raw().decode_lines(b" a \n \n\n\rb") == [b" a ", b" ", b"\rb"]
+
+
+PIECES = (b"1", b"{}", b'{"a":', b"[", b"2]", b"]", b",", b"}", b'"x"', b'"', b" ", b"\r", b"\n")
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_line_means_the_same_whatever_lines_stand_beside_it(seed: int) -> None:
+    rng = random.Random(seed)
+    csv: Format[Any] = Csv(Pair, header=False)
+    for _ in range(300):
+        joined = b"".join(rng.choice(PIECES) for _ in range(rng.randrange(1, 12)))
+        for format, data in ((Json(), joined), (csv, joined.replace(b"1", b"1,1"))):
+            lines = [line for line in data.split(b"\n") if line.strip()]
+            bad: list[int] = []
+            values = format.decode_each(lines, lambda place, item, why: bad.append(place))
+            for decode, of in ((format.decode_lines, data), (format.decode_many, lines)):
+                if bad:
+                    with pytest.raises(DecodeError):
+                        decode(of)  # type: ignore[operator]
+                else:
+                    assert decode(of) == values  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("format", "data"),
+    [
+        (Json(), b"1 2\n3"),
+        (Json(), b"1 2\n[3,\n4]"),
+        (Json(), b'1 2\n{"a"\n:4}\n5\n'),
+        (Json(), b"1 2\n[3\r\n]\r\n5"),
+        (Csv(Order), b'ada,1,true,"\n",2,true,'),
+    ],
+    ids=str,
+)
+def test_lines_that_are_not_one_value_each_are_bad(format: Format[Any], data: bytes) -> None:
+    with pytest.raises(DecodeError):
+        format.decode_lines(data)
+
+
+def test_lines_of_csv_between_tabs_may_be_empty() -> None:
+    found = Csv(Optional, header=False, delimiter="\t").decode_lines(b"a\t1\n\t\n")
+    assert found == [Optional("a", 1), Optional(None, None)]
 
 
 BAD: list[tuple[Format[Any], bytes, str]] = [

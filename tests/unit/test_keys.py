@@ -272,3 +272,16 @@ def test_a_range_contains_its_start_but_not_its_stop() -> None:
     range_ = KeyGroupRange(3, 5)
     assert [group for group in range(8) if group in range_] == [3, 4]
     assert "3" not in range_
+
+
+@pytest.mark.parametrize("number", [1 << 63, (1 << 64) - (1 << 11), -(1 << 63), 1 << 62, 1 << 53])
+def test_a_large_float_is_the_same_key_as_the_int_it_equals(number: int) -> None:
+    assert type(canonical_key(float(number))) is int
+    assert encode_key(float(number)) == encode_key(number)
+    assert key_group(float(number)) == key_group(number)
+
+
+@pytest.mark.parametrize("number", [float(1 << 64), -float(1 << 64), 1e300])
+def test_a_float_that_no_int_key_equals_stays_one(number: float) -> None:
+    assert type(canonical_key(number)) is float
+    assert decode_key(encode_key(number)) == number

@@ -26,6 +26,7 @@ from streamline.operators.base import LATE, Operator, OperatorContext, OperatorS
 from streamline.operators.combine import Combiner, combines
 from streamline.operators.projection import Project, projection_of
 from streamline.operators.windows.assigners import Aligned, Slices, WindowBounds
+from streamline.operators.windows.reached import ReachedByGroup
 from streamline.state.backend import Entry, Table
 from streamline.state.schema import Convert, Layout, converter
 
@@ -82,7 +83,7 @@ class AlignedSpec(OperatorSpec):
         return projection_of(node, self.aggregations, combine)
 
 
-class AlignedWindows(Operator):
+class AlignedWindows(ReachedByGroup):
     """Runs an :class:`AlignedSpec` for the keys of one task."""
 
     keyed = True
@@ -91,10 +92,8 @@ class AlignedWindows(Operator):
         self._spec = spec
         self._slices = Slices(spec.window)
         self._lateness_ms = spec.lateness_ms
-        self._watermark = MIN_TIMESTAMP
         self._next_end: int | None = None
         self._known: set[int] = set()
-        self._ahead: np.ndarray[Any, Any] | None = None
 
     def open(self, context: OperatorContext) -> None:
         super().open(context)
@@ -148,40 +147,13 @@ class AlignedWindows(Operator):
             ended = reached if reached < MAX_TIMESTAMP else _NEVER
             if self._next_end is not None and self._next_end - 1 <= ended:
                 self._fire(ended, out)
-            self._watermark = reached
-            if self._ahead is not None:
-                owned = self.context.key_range
-                if int(self._ahead[owned.start : owned.stop].max()) <= reached:
-                    self._ahead = None  # all are where the furthest was
+            self._advance(reached)
             self._expire()
         out.watermark(watermark)
 
-    def snapshot(self) -> Any:
-        owned = self.context.key_range
-        reached = self._watermark if self._ahead is None else self._ahead.tolist()
-        return [owned.start, owned.stop, reached]
-
     def restore(self, states: list[Any]) -> None:
-        """Go on at the event time of the slowest old task.
-
-        With idle inputs the old tasks need not have seen the same: a group whose task was ahead
-        has fired already what the others have not.
-        """
-        reached = np.full(self.context.max_parallelism, MIN_TIMESTAMP, dtype=np.int64)
-        for start, stop, of_groups in states:
-            reached[start:stop] = of_groups if isinstance(of_groups, int) else of_groups[start:stop]
-        owned = self.context.key_range
-        mine = reached[owned.start : owned.stop]
-        self._watermark = int(mine.min())
-        self._ahead = reached if int(mine.max()) > self._watermark else None
+        super().restore(states)
         self._relearn()
-
-    def _reached(self, batch: Batch) -> np.ndarray[Any, Any]:
-        """Event time reached for each record, by its key group; one for all as a rule."""
-        if self._ahead is None or batch.groups is None:
-            return np.array([self._watermark])
-        reached: np.ndarray[Any, Any] = np.maximum(self._ahead[batch.groups], self._watermark)
-        return reached
 
     def _not_fired(
         self, window: WindowBounds, items: Iterable[tuple[Hashable, Entry]]

@@ -21,6 +21,7 @@ from streamline.operators.projection import Project, projection_of
 from streamline.operators.timers import TIMERS, Timers
 from streamline.operators.windows.aligned import Finish, no_timestamp
 from streamline.operators.windows.assigners import Session, WindowBounds
+from streamline.operators.windows.reached import ReachedByGroup
 from streamline.state.backend import Entry
 from streamline.state.schema import Convert, Layout, converter
 
@@ -69,7 +70,7 @@ def _no_sessions() -> Entry:
     return [0, []]
 
 
-class SessionWindows(Operator):
+class SessionWindows(ReachedByGroup):
     """Runs a :class:`SessionSpec` for the keys of one task."""
 
     keyed = True
@@ -78,7 +79,6 @@ class SessionWindows(Operator):
         self._spec = spec
         self._gap_ms = duration_ms(spec.window.gap)
         self._lateness_ms = spec.lateness_ms
-        self._watermark = MIN_TIMESTAMP
         self._results: list[Any] = []
         self._times: list[int] = []
 
@@ -97,10 +97,13 @@ class SessionWindows(Operator):
         columns = self._program.columns(batch)
         rows = zip(*columns, strict=True) if columns else iter([()] * len(times))
         self._table.prefetch(0, batch.keys)
+        reached = self._reached(batch)
+        for_each = reached.tolist() * (len(times) // len(reached))
         late: list[int] = []
         again: dict[int, tuple[Hashable, list[Any]]] = {}
-        for place, (key, at, values) in enumerate(zip(batch.keys, times, rows, strict=True)):
-            session = self._session_for(key, at)
+        records = zip(batch.keys, times, rows, for_each, strict=True)
+        for place, (key, at, values, upto) in enumerate(records):
+            session = self._session_for(key, at, upto)
             if session is None:
                 late.append(place)
                 continue
@@ -120,27 +123,21 @@ class SessionWindows(Operator):
 
     def on_watermark(self, watermark: Watermark, out: Output) -> None:
         if watermark.timestamp > self._watermark:
-            self._watermark = watermark.timestamp
+            self._advance(watermark.timestamp)
             for key in dict.fromkeys(key for _, key in self._timers.due(self._watermark)):
                 self._ring(key)
             self._emit(out)
         out.watermark(watermark)
 
-    def snapshot(self) -> Any:
-        return self._watermark
-
-    def restore(self, states: list[Any]) -> None:
-        self._watermark = min(states)
-
     def _sessions(self, key: Hashable) -> list[list[Any]]:
         entry = self._table.get(0, key)
         return [] if entry is None else entry[1]
 
-    def _session_for(self, key: Hashable, at: int) -> list[Any] | None:
+    def _session_for(self, key: Hashable, at: int, reached: int) -> list[Any] | None:
         """The session that a record at that time belongs to; None if it is late."""
         end = at + self._gap_ms
         met = [s for s in self._sessions(key) if s[_START] <= end and at <= s[_END]]
-        if not met and end - 1 + self._lateness_ms <= self._watermark:
+        if not met and end - 1 + self._lateness_ms <= reached:
             return None
         sessions = self._table.touch(0, key, _no_sessions)[1]
         if not met:
@@ -154,7 +151,7 @@ class SessionWindows(Operator):
             sessions.remove(other)
         first[_START] = min(first[_START], at)
         if end > first[_END]:
-            if first[_FIRED] and end - 1 > self._watermark:
+            if first[_FIRED] and end - 1 > reached:
                 first[_FIRED] = False  # open again: it will fire at its new end
                 self._timers.set(end - 1, key)
             first[_END] = end

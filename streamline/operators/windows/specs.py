@@ -8,12 +8,12 @@ from typing import Any
 
 from streamline.operators.aggregations import AggregateProgram, Collect, Named, Reduction
 from streamline.operators.base import OperatorSpec
-from streamline.operators.user_code import user_error
 from streamline.operators.windows.aligned import AlignedSpec, Finish
 from streamline.operators.windows.assigners import Session, Sliding, Tumbling, WindowBounds
 from streamline.operators.windows.session import SessionSpec
 from streamline.record import WindowResult, result_type
 from streamline.state.backend import Entry
+from streamline.user_code import user_error
 
 Items = Iterable[tuple[Hashable, Entry]]
 

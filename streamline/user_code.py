@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import linecache
 import traceback
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from streamline.batch import Batch
 from streamline.errors import UserFunctionError
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent
 # In a checkout the connectors stand beside the package.
 _OWN = (f"{_PACKAGE}/", f"{_PACKAGE.parent}/connectors/", "<streamline")
 _RECORD_CHARS = 200
@@ -28,13 +31,16 @@ def shorten(record: object, limit: int = _RECORD_CHARS) -> str:
     return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
-def user_error(operator: str, error: BaseException, record: object) -> UserFunctionError:
+def user_error(
+    operator: str, error: BaseException, record: object, *, meanwhile: str = ""
+) -> UserFunctionError:
     """Wrap what a user's function raised.
 
     Args:
         operator: Name of the node that called it.
         error: What it raised.
         record: What it was given.
+        meanwhile: What was being done, in place of the record.
     """
     if isinstance(error, UserFunctionError):
         return error
@@ -50,8 +56,28 @@ def user_error(operator: str, error: BaseException, record: object) -> UserFunct
     trace = "Traceback (most recent call last):\n" + "".join(traceback.format_list(frames))
     trace += "".join(traceback.format_exception_only(error))
     return UserFunctionError(
-        f"operator {operator!r} failed{where} with {said}; the record is {shorten(record)}",
+        f"operator {operator!r} failed{where} with {said}; "
+        + (meanwhile or f"the record is {shorten(record)}"),
         operator=operator,
         record=shorten(record),
         trace=trace,
     )
+
+
+def blame(
+    operator: str, error: Exception, function: Callable[[Any], Any], batch: Batch
+) -> UserFunctionError:
+    """Wrap what was raised somewhere in a batch: for the first record on which it is again.
+
+    Args:
+        operator: Name of the node.
+        error: What was raised.
+        function: What is done with each record.
+        batch: All of them.
+    """
+    for record in batch.to_rows().values:
+        try:
+            function(record)
+        except Exception as found:  # noqa: BLE001 - the user's
+            return user_error(operator, found, record)
+    return user_error(operator, error, None, meanwhile=f"it was given {len(batch)} records")
