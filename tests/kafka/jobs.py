@@ -56,3 +56,11 @@ def picky(servers: str, source: str, target: str) -> sl.Job:
     users.sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
     users.dead_letters.sink("bad", dead_letters_to(servers, topic=f"{target}-bad"))
     return job
+
+
+def grouped(servers: str, source: str, target: str) -> sl.Job:
+    """Offsets go to a group as well."""
+    job = sl.Job("grouped")
+    orders = KafkaSource(servers, topic=source, format=sl.Raw(), group="watched", until="latest")
+    job.source("orders", orders).sink("out", KafkaSink(servers, topic=target, format=sl.Raw()))
+    return job
