@@ -16,7 +16,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as inside
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 from streamline.connectors.kafka.client import check_alive
@@ -186,6 +186,10 @@ async def markers(
             fetcher._notify(fetcher._wait_consume_future)
             await asyncio.wait([arrived], timeout=_LOOK_EVERY_S)
             arrived.cancel()
+            check_alive(consumer._client)
+            dead = fetcher.error_future
+            if dead.done() and not dead.cancelled():
+                raise KafkaConnectionError(f"fetching has ended: {dead.exception()}")
             continue
         if isinstance(result, inside.FetchError):
             result.check_raise()

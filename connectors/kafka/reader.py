@@ -15,7 +15,7 @@ from streamline.connectors.kafka.batches import Fetched, fits
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
-from streamline.errors import ConnectorError, DecodeError
+from streamline.errors import ConnectorError, DecodeError, OutageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
 from streamline.messages import MIN_TIMESTAMP
@@ -258,7 +258,8 @@ class KafkaReader(SourceReader[T]):
         assert fetched is not None
         failure = fetched.failure()
         if failure is not None:
-            raise ConnectorError(f"source {self._node!r}: {explain(failure, self._source.servers)}")
+            kind = OutageError if isinstance(failure, AWAY) else ConnectorError
+            raise kind(f"source {self._node!r}: {explain(failure, self._source.servers)}")
         if self._gone:
             raise ConnectorError(
                 f"source {self._node!r}: there is no topic {self._gone!r} at "
