@@ -27,7 +27,7 @@ def spend(servers: str, source: str, target: str) -> sl.Job:
     return job
 
 
-def copy(servers: str, source: str, target: str) -> sl.Job:
+def copy(servers: str, source: str, target: str, timeout: str = "15m") -> sl.Job:
     """Every record goes on, so that every transaction holds many."""
     job = sl.Job("copy")
     (
@@ -35,7 +35,12 @@ def copy(servers: str, source: str, target: str) -> sl.Job:
             "orders", KafkaSource(servers, topic=source, format=sl.Json(Order), until="latest")
         )
         .map(lambda order: {"number": order.number, "user": order.user})
-        .sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
+        .sink(
+            "out",
+            KafkaSink(
+                servers, topic=target, format=sl.Json(), key="user", transaction_timeout=timeout
+            ),
+        )
     )
     return job
 
