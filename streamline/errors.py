@@ -70,6 +70,13 @@ class OutageError(ConnectorError):
     """
 
 
+class FencedError(ConnectorError):
+    """A newer run of the job has taken over what this one writes to.
+
+    It ends the run: to try again would shut out the newer one in turn.
+    """
+
+
 class ChannelClosedError(StreamlineError):
     """This end of the channel was closed by its owner."""
 

@@ -257,6 +257,10 @@ class WriterContext:
         lineage: Names the life of the job, from its start from scratch over all restores: what
             was committed under another name is not of this life.
         checkpoint_interval_ms: How often checkpoints are taken, if it is known.
+        whole_run: Names the run that this attempt belongs to, the same over all its restarts.
+        took_over: An earlier attempt of this run has been at work, so it has taken over from
+            the runs before it. Who holds its place now is of a newer run, and this one has to
+            give way: raise FencedError.
     """
 
     job: str
@@ -270,6 +274,8 @@ class WriterContext:
     restored_epoch: int | None = None
     lineage: str = ""
     checkpoint_interval_ms: int | None = None
+    whole_run: str = ""
+    took_over: bool = False
 
 
 class SinkWriter(ABC, Generic[T]):

@@ -16,7 +16,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as inside
-from aiokafka.errors import CorruptRecordException, KafkaError
+from aiokafka.errors import CorruptRecordException, KafkaConnectionError, KafkaError
 from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 
 from streamline.connectors.kafka.client import check_alive
@@ -114,6 +114,8 @@ class Fetched:
 
     def behind(self, partition: TopicPartition, offset: int) -> int | None:
         """How many offsets there are from ``offset`` on, as far as the broker has told us."""
+        if partition not in self._consumer.assignment():
+            return None  # not yet, or not any more; aiokafka would not have the question
         last: int | None = self._consumer.last_stable_offset(partition)
         if last is None or last < 0:
             last = self._consumer.highwater(partition)
@@ -123,6 +125,13 @@ class Fetched:
         """Ask the brokers who they are; False if none answers."""
         answered: bool = await self._consumer._client.force_metadata_update()
         return answered
+
+    def missing_topic(self) -> str:
+        """A topic that is read and that the brokers do not know, by what they told last; or ""."""
+        consumer = self._consumer
+        topics = {at.topic for at in consumer.assignment()}
+        topics -= consumer._client.cluster.unauthorized_topics
+        return next((one for one in sorted(topics) if not consumer.partitions_for_topic(one)), "")
 
     def forget(self) -> None:
         """The consumer was assigned anew: what it had fetched is void."""
@@ -177,6 +186,10 @@ async def markers(
             fetcher._notify(fetcher._wait_consume_future)
             await asyncio.wait([arrived], timeout=_LOOK_EVERY_S)
             arrived.cancel()
+            check_alive(consumer._client)
+            dead = fetcher.error_future
+            if dead.done() and not dead.cancelled():
+                raise KafkaConnectionError(f"fetching has ended: {dead.exception()}")
             continue
         if isinstance(result, inside.FetchError):
             result.check_raise()

@@ -83,6 +83,7 @@ AWAY = (
     errors.CoordinatorLoadInProgressError,
     errors.CoordinatorNotAvailableError,
     errors.NotCoordinatorError,
+    errors.ConcurrentTransactions,
     errors.StaleMetadata,
     asyncio.TimeoutError,
     OSError,
@@ -186,6 +187,8 @@ def explain(error: BaseException, servers: str) -> str:
         )
     if isinstance(error, errors.ClusterAuthorizationFailedError):
         return f"Kafka at {servers} does not let us write idempotently; grant IdempotentWrite"
+    if isinstance(error, errors.ConcurrentTransactions):
+        return f"Kafka at {servers} has not ended an earlier transaction yet: {text}"
     if isinstance(error, AWAY):
         return f"Kafka at {servers} cannot be reached: {text}"
     return f"Kafka at {servers} failed by {type(error).__name__}: {text}"
@@ -197,11 +200,13 @@ def check_alive(client: Any) -> None:
     Should the task that does so die, what waits for it would wait for ever.
 
     Raises:
-        KafkaError: If it does not; a new client is needed.
+        KafkaConnectionError: If it does not; a new client is needed.
     """
     task = client._sync_task
     if task is not None and task.done():
-        raise errors.KafkaError("the client has lost its way to the brokers; it is begun anew")
+        raise errors.KafkaConnectionError(
+            "the client has lost its way to the brokers; it is begun anew"
+        )
 
 
 def _named(error: BaseException) -> str:

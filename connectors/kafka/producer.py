@@ -12,6 +12,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from streamline.connectors.kafka.client import KafkaSecurity, check_alive, log
 
 _CLOSE_WITHIN_S = 2.0
+_OPEN_WITHIN_S = 10.0
 _LOOK_EVERY_S = 1.0
 _SILENT_LOOKS = 20
 
@@ -32,6 +33,7 @@ class Producer:
     Attributes:
         ends: For each partition that was written to, the offset of the last record there.
         begun: Something was handed over to be sent.
+        begun_s: When that was, for whoever wants to note it.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Producer:
         self.transactional_id = transactional_id
         self.ends: dict[int, int] = {}
         self.begun = False
+        self.begun_s = 0.0
         self._options: dict[str, Any] = {
             "bootstrap_servers": servers,
             "transactional_id": transactional_id,
@@ -73,12 +76,22 @@ class Producer:
         return manager.producer_id, manager.producer_epoch
 
     async def open(self) -> None:
-        """Get a producer id; aborts and shuts out whoever had the transactional id before."""
+        """Get a producer id; aborts and shuts out whoever had the transactional id before.
+
+        Raises:
+            KafkaError: If a broker refuses it, or none gives it in time.
+        """
         producer = AIOKafkaProducer(**self._options)
         try:
-            await producer.start()
-            if self.transactional_id is not None:
-                await producer.begin_transaction()
+            # aiokafka would ask for a transaction coordinator for ever.
+            async with asyncio.timeout(_OPEN_WITHIN_S):
+                await producer.start()
+                if self.transactional_id is not None:
+                    await producer.begin_transaction()
+        except TimeoutError:
+            await _stop(producer)
+            what = "transaction coordinator" if self.transactional_id is not None else "broker"
+            raise errors.KafkaTimeoutError(f"no {what} gives out a producer id") from None
         except BaseException:
             await _stop(producer)
             raise

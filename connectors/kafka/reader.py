@@ -15,7 +15,7 @@ from streamline.connectors.kafka.batches import Fetched, fits
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
-from streamline.errors import ConnectorError, DecodeError
+from streamline.errors import ConnectorError, DecodeError, OutageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
 from streamline.messages import MIN_TIMESTAMP
@@ -23,6 +23,8 @@ from streamline.messages import MIN_TIMESTAMP
 T = TypeVar("T")
 _LOOK_AFTER_S = 3.0
 _WAIT_S = 0.2
+_GONE_LOOKS = 4
+_TELL_WITHIN_S = 5.0
 _SHOWN_BYTES = 120
 _FOREVER_S = 1e9
 
@@ -79,6 +81,10 @@ class KafkaReader(SourceReader[T]):
         self._fetched: Fetched | None = None
         self._placing: asyncio.Task[None] | None = None
         self._watching: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None
+        self._untold: dict[TopicPartition, int] = {}
+        self._group_away = False
+        self._gone = ""
         self._assigned = False
         self._lag: int | None = None
         self.active: set[str] = set()
@@ -133,6 +139,11 @@ class KafkaReader(SourceReader[T]):
         self._placing = asyncio.ensure_future(self._place())
 
     async def close(self) -> None:
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            await asyncio.wait([telling], timeout=1.0)  # so that a job that ends shows no lag
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
         tasks = [task for task in (self._placing, self._watching) if task is not None]
         self._placing = self._watching = None
         for task in tasks:
@@ -149,18 +160,47 @@ class KafkaReader(SourceReader[T]):
                 log.debug("closing a consumer: %s", error)
 
     async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
-        if self._source.group is None or self._consumer is None:
+        consumer = self._consumer
+        if self._source.group is None or consumer is None:
             return
-        offsets = {
+        assigned = consumer.assignment()
+        self._untold |= {
             partition.at: position[0]
             for partition in self._partitions.values()
-            if (position := positions.get(partition.name)) and position[0] is not None
+            if partition.at in assigned
+            and (position := positions.get(partition.name))
+            and position[0] is not None
         }
-        try:
-            await self._consumer.commit(offsets)
-        except errors.KafkaError as error:
-            why = explain(error, self._source.servers)
-            log.warning("streamline: source %r: offsets for monitoring: %s", self._node, why)
+        # The job does not wait for it; what comes meanwhile goes with the next.
+        if self._untold and (self._telling is None or self._telling.done()):
+            self._telling = asyncio.ensure_future(self._tell_group(consumer))
+
+    async def _tell_group(self, consumer: AIOKafkaConsumer) -> None:
+        """Commit offsets to the group, for tools that show the lag; an error is said once."""
+        while self._untold:
+            assigned = consumer.assignment()
+            offsets = {at: offset for at, offset in self._untold.items() if at in assigned}
+            self._untold = {}
+            if not offsets:
+                return
+            try:
+                async with asyncio.timeout(_TELL_WITHIN_S):
+                    await consumer.commit(offsets)
+                self._group_away = False
+            except TimeoutError:
+                self._say_of_group("its coordinator does not answer")
+            except errors.KafkaError as error:
+                self._say_of_group(explain(error, self._source.servers))
+
+    def _say_of_group(self, why: str) -> None:
+        if not self._group_away:
+            self._group_away = True
+            log.warning(
+                "streamline: source %r: offsets are not told to group %r, so tools show no lag: %s",
+                self._node,
+                self._source.group,
+                why,
+            )
 
     # ------------------------------------------------------------------ where to begin
 
@@ -191,7 +231,8 @@ class KafkaReader(SourceReader[T]):
         elif source.start == "committed":
             for at in ats:
                 committed = await consumer.committed(at)
-                found[at] = max(earliest[at], earliest[at] if committed is None else committed)
+                # Also where its records are gone: that is for on_offset_reset to decide.
+                found[at] = earliest[at] if committed is None else committed
         elif isinstance(source.start, datetime):
             time_ms = round(source.start.timestamp() * 1000)
             for at, there in (
@@ -217,7 +258,14 @@ class KafkaReader(SourceReader[T]):
         assert fetched is not None
         failure = fetched.failure()
         if failure is not None:
-            raise ConnectorError(f"source {self._node!r}: {explain(failure, self._source.servers)}")
+            kind = OutageError if isinstance(failure, AWAY) else ConnectorError
+            raise kind(f"source {self._node!r}: {explain(failure, self._source.servers)}")
+        if self._gone:
+            raise ConnectorError(
+                f"source {self._node!r}: there is no topic {self._gone!r} at "
+                f"{self._source.servers} any more; create it again and begin the job with --fresh, "
+                "or correct topic="
+            )
         for partition in self._choose(fetched):
             batch = self._read(fetched, partition)
             if batch is not None or self._placing is not None:
@@ -415,8 +463,8 @@ class KafkaReader(SourceReader[T]):
         self._lag = sum(max(0, one) for one in behind if one is not None)
 
     async def _watch(self) -> None:
-        """Say so when no broker answers any more, and when one does again."""
-        away = False
+        """Say so when no broker answers any more, and when one does again; see topics go."""
+        away, missing, looks = False, "", 0
         while self._fetched is not None:
             await asyncio.sleep(_LOOK_AFTER_S)
             self._measure(self._fetched)
@@ -427,3 +475,8 @@ class KafkaReader(SourceReader[T]):
                 log.warning(
                     "streamline: source %r: Kafka at %s %s", self._node, self._source.servers, state
                 )
+            # A broker that has just begun may not know all topics yet.
+            before, missing = missing, self._fetched.missing_topic() if there else ""
+            looks = looks + 1 if missing and missing == before else 0
+            if looks >= _GONE_LOOKS:
+                self._gone = missing

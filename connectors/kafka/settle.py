@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from aiokafka import errors
 
-from streamline.connectors.kafka.client import KafkaSecurity, explain
+from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain
 from streamline.connectors.kafka.transactions import (
     OPEN_STATES,
     Listed,
@@ -18,6 +18,7 @@ from streamline.connectors.kafka.transactions import (
 from streamline.errors import ConnectorError, UsageError
 
 T = TypeVar("T")
+_PATIENCE_S = 15.0
 
 
 async def list_transactions(
@@ -81,11 +82,11 @@ async def _end(transactions: Transactions, name: str, *, commit: bool) -> str:
 async def _with(
     servers: str, security: KafkaSecurity, work: Callable[[Transactions], Awaitable[T]]
 ) -> T:
-    transactions = Transactions(servers, security)
+    transactions = Transactions(servers, security, patience_s=_PATIENCE_S)
     try:
         await transactions.open()
         return await work(transactions)
-    except errors.KafkaError as error:
+    except (errors.KafkaError, *AWAY) as error:
         raise ConnectorError(explain(error, servers)) from error
     finally:
         await transactions.close()

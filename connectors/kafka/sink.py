@@ -26,7 +26,8 @@ class KafkaSink(Sink[T]):
     checkpoints.
 
     A record goes to the partition that Kafka's Java client would choose for its key. Its
-    timestamp is its event time, or the time of writing if it has none.
+    timestamp is its event time, or the time of writing if it has none or if its event time lies
+    in the future, which brokers refuse.
 
     Args:
         servers: Some brokers, ``"host:port,host:port"``.

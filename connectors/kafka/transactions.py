@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -30,6 +29,9 @@ PREFIX = "streamline"
 OPEN_STATES = ("Ongoing", "PrepareCommit", "PrepareAbort", "PrepareEpochFence")
 _PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
+_PATIENCE_S = 3.0
+_LOG_WITHIN_S = 20.0
+_UNKNOWN_ID = 105
 _FENCED = (47, 48, 49, 90)  # epoch, state, mapping, fenced: it is not that transaction any more
 _BUSY = (14, 15, 16, 51)  # the coordinator loads or moves, or an earlier end is still under way
 
@@ -106,6 +108,15 @@ def transactional_id(job: str, node: str, index: int, slot: int) -> str:
     return f"{PREFIX}/{quote(job, safe='')}/{quote(node, safe='')}/{index}/{slot}"
 
 
+def run_id(job: str, node: str) -> str:
+    """The id by which runs of a job know which of them holds a sink; nothing is written under it.
+
+    >>> run_id("orders", "out")
+    'streamline/orders/out/run'
+    """
+    return f"{PREFIX}/{quote(job, safe='')}/{quote(node, safe='')}/run"
+
+
 def parse_id(name: str) -> tuple[str, str, int, int] | None:
     """Job, node, index and slot of a transactional id; None if it is not one of ours."""
     parts = name.split("/")
@@ -115,13 +126,32 @@ def parse_id(name: str) -> tuple[str, str, int, int] | None:
 
 
 class Transactions:
-    """A connection to the transaction coordinators of a cluster."""
+    """A connection to the transaction coordinators of a cluster.
 
-    def __init__(self, servers: str, security: KafkaSecurity, *, timeout_ms: int = 60_000) -> None:
+    While a coordinator is away or busy it is asked again for a short while; then that is raised,
+    so that the caller can say so before it goes on asking.
+
+    Args:
+        servers: Some brokers.
+        security: Encryption, and who we are.
+        timeout_ms: What ``fence`` asks for.
+        patience_s: For how long to ask again.
+    """
+
+    def __init__(
+        self,
+        servers: str,
+        security: KafkaSecurity,
+        *,
+        timeout_ms: int = 60_000,
+        patience_s: float = _PATIENCE_S,
+    ) -> None:
         self._servers = servers
         self._security = security
         self._timeout_ms = timeout_ms
+        self._patience_s = patience_s
         self._client: AIOKafkaClient | None = None
+        self._anew = asyncio.Lock()
 
     async def open(self) -> None:
         """Connect.
@@ -168,40 +198,59 @@ class Transactions:
             raise errors.for_code(answer.error_code)(prepared.id)
         return True
 
-    async def fence(self, name: str) -> tuple[int, int]:
+    async def fence(self, name: str, *, timeout_ms: int | None = None) -> tuple[int, int]:
         """Abort what is open under an id, and shut out whoever has written under it.
 
         Returns:
             Producer id and epoch that are now its owner's.
         """
-        request = InitProducerIdRequest(name, self._timeout_ms)
+        request = InitProducerIdRequest(name, timeout_ms or self._timeout_ms)
         answer = await self._ask(name, request, lambda answer: answer.error_code)
         if answer.error_code != 0:
             raise errors.for_code(answer.error_code)(name)
         return answer.producer_id, answer.producer_epoch
 
+    async def hold(self, name: str, mark: int) -> None:
+        """Leave a mark at an id under which nothing is written."""
+        # It is the timeout of transactions that never are: all that a broker keeps of an id.
+        await self.fence(name, timeout_ms=mark)
+
+    async def holder(self, name: str) -> int | None:
+        """The mark that was left last; None if there is none, or it has been there for a week."""
+        found = await self.describe(name)
+        return None if found is None else found.timeout_ms
+
     async def listed(self, job: str | None = None, node: str | None = None) -> list[Listed]:
         """Transactions of ours, by the id, in whatever state they are."""
-        found: list[Listed] = []
-        for broker in await self._brokers():
-            answer = await self._until_there(partial(self._send, broker, ListTransactions()))
-            for name, producer_id, state, _ in answer.transactions:
-                parsed = parse_id(name)
-                if (
-                    parsed is None
-                    or (job not in (None, parsed[0]))
-                    or (node not in (None, parsed[1]))
-                ):
-                    continue
-                found.append(Listed(name, state, producer_id))
-        return sorted(found, key=lambda one: one.id)
+
+        async def ask_all() -> list[Listed]:
+            # Each time anew: who is there, and who coordinates what, may have changed.
+            found: list[Listed] = []
+            for broker in await self._brokers():
+                answer = await self._send(broker, ListTransactions())
+                if answer.error_code != 0:
+                    # A list of a broker that has just begun would be empty, and not the truth.
+                    raise errors.for_code(answer.error_code)(f"broker {broker}")
+                for name, producer_id, state, _ in answer.transactions:
+                    parsed = parse_id(name)
+                    if (
+                        parsed is not None
+                        and job in (None, parsed[0])
+                        and node in (None, parsed[1])
+                    ):
+                        found.append(Listed(name, state, producer_id))
+            return found
+
+        return sorted(await self._until_there(ask_all), key=lambda one: one.id)
 
     async def describe(self, name: str) -> Listed | None:
         """All that is known of one transactional id; None if the broker does not know it."""
         answer = await self._ask(name, DescribeTransactions([name]), lambda a: a.states[0][0])
         code, _, state, timeout_ms, started_ms, producer_id, epoch, topics, _ = answer.states[0]
-        if code != 0:
+        if code == _UNKNOWN_ID:
             return None
+        if code != 0:
+            raise errors.for_code(code)(name)
         partitions = tuple((topic, tuple(numbers)) for topic, numbers, _ in topics)
         return Listed(name, state, producer_id, epoch, started_ms, timeout_ms, partitions)
 
@@ -209,17 +258,15 @@ class Transactions:
 
     async def _ask(self, name: str, request: Any, code: Callable[[Any], int]) -> Any:
         """Send to the coordinator of an id until it has an answer."""
-        pause = _PAUSE_S
-        while True:
-            node = await self._until_there(lambda: self._coordinator(name))
-            try:
-                answer = await self._send(node, request, group=ConnectionGroup.COORDINATION)
-            except AWAY:
-                answer = None
-            if answer is not None and code(answer) not in _BUSY:
-                return answer
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+        async def ask() -> Any:
+            node = await self._coordinator(name)
+            answer = await self._send(node, request, group=ConnectionGroup.COORDINATION)
+            if code(answer) in _BUSY:
+                raise errors.for_code(code(answer))(name)
+            return answer
+
+        return await self._until_there(ask)
 
     async def _coordinator(self, name: str) -> int:
         assert self._client is not None
@@ -232,25 +279,47 @@ class Transactions:
 
     async def _brokers(self) -> list[int]:
         assert self._client is not None
-        await self._until_there(self._client.fetch_all_metadata)
-        return [broker.nodeId for broker in self._client.cluster.brokers()]
+        try:
+            cluster = await self._client.fetch_all_metadata()
+        except AWAY:
+            raise
+        except errors.KafkaError as error:  # it has no kind of its own for that
+            raise errors.KafkaConnectionError(str(error)) from error
+        await self._client.force_metadata_update()  # to reach those that are new
+        return [broker.nodeId for broker in cluster.brokers()]
 
     async def _until_there(self, work: Callable[[], Awaitable[Any]]) -> Any:
-        pause = _PAUSE_S
+        """Do something until it succeeds, but not for longer than patience lasts."""
+        clock = asyncio.get_running_loop().time
+        began_s, pause_s = clock(), _PAUSE_S
         while True:
             try:
+                assert self._client is not None
+                check_alive(self._client)
                 return await work()
             except AWAY:
-                assert self._client is not None
-                await asyncio.sleep(pause)
-                check_alive(self._client)
-                await self._client.force_metadata_update()
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                if clock() - began_s >= self._patience_s:
+                    await self._begin_anew()
+                    raise
+                await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                await self._begin_anew()
+
+    async def _begin_anew(self) -> None:
+        """A new client for one that has died; otherwise a new look at who is there."""
+        async with self._anew:  # several may wait at the same time
+            client = self._client
+            if client is None:
+                return
+            try:
+                check_alive(client)
+                await client.force_metadata_update()
+            except AWAY:
+                await self.open()
+                await client.close()
 
     async def _look_into_the_log(self, prepared: Prepared) -> Outcome:
-        """Find the marker that ended a transaction, behind its last record."""
-        partition, offset = next(iter(sorted(prepared.ends.items())))
-        at = TopicPartition(prepared.topic, partition)
+        """Find the marker that ended a transaction, behind its last record in some partition."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._servers,
             enable_auto_commit=False,
@@ -260,16 +329,28 @@ class Transactions:
         )
         try:
             await consumer.start()
-            end = (await consumer.end_offsets([at]))[at]
-            consumer.assign([at])
-            consumer.seek(at, offset)
-            marker = await markers(consumer, at, prepared.producer_id, end)
-        except errors.OffsetOutOfRangeError:
-            return Outcome.UNKNOWN  # the topic does not keep it any more
+            for partition, offset in sorted(prepared.ends.items()):
+                at = TopicPartition(prepared.topic, partition)
+                marker = await self._marker(consumer, at, prepared.producer_id, offset)
+                if marker is not None:
+                    return Outcome.COMMITTED if marker is Marker.COMMIT else Outcome.ABORTED
+        except AWAY:
+            raise
         except errors.KafkaError as error:
             raise ConnectorError(explain(error, self._servers)) from error
         finally:
             await consumer.stop()
-        if marker is None:
-            return Outcome.UNKNOWN
-        return Outcome.COMMITTED if marker is Marker.COMMIT else Outcome.ABORTED
+        return Outcome.UNKNOWN
+
+    async def _marker(
+        self, consumer: AIOKafkaConsumer, at: TopicPartition, producer_id: int, offset: int
+    ) -> Marker | None:
+        """What stands in one partition; None if the topic does not keep it any more."""
+        try:
+            async with asyncio.timeout(_LOG_WITHIN_S):
+                end = (await consumer.end_offsets([at]))[at]
+                consumer.assign([at])
+                consumer.seek(at, offset)
+                return await markers(consumer, at, producer_id, end)
+        except errors.OffsetOutOfRangeError:
+            return None

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
+import numpy as np
 from aiokafka import errors
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamline.batch import Batch
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.encode import Encoder
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.producer import Producer
 from streamline.connectors.kafka.transactions import (
@@ -23,9 +25,10 @@ from streamline.connectors.kafka.transactions import (
     Prepared,
     Transactions,
     parse_id,
+    run_id,
     transactional_id,
 )
-from streamline.errors import ConnectorError, EncodeError, OutageError, UsageError
+from streamline.errors import ConnectorError, FencedError, OutageError, UsageError
 from streamline.formats import Format
 from streamline.io import Committable, SinkWriter, WriterContext
 from streamline.messages import MIN_TIMESTAMP
@@ -35,7 +38,15 @@ _SLOTS = 3
 _MOST_SLOTS = 64
 _IN_FLIGHT_BYTES = 8 << 20
 _CLOSE_WITHIN_S = 2.0
-_FOREVER_S = 1e9
+_NEAR = 0.75
+"""What part of its timeout a prepared transaction may wait for its checkpoint."""
+_ENDED = (
+    errors.ProducerFenced,
+    errors.InvalidProducerEpoch,
+    errors.InvalidProducerIdMapping,
+    errors.InvalidTxnState,
+)
+"""The transaction of a producer is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +84,20 @@ class KafkaWriter(SinkWriter[T]):
         self._retiring: set[asyncio.Task[None]] = set()
         self._free: deque[int] = deque()
         self._slots = 0
+        self._begun_s: dict[str, float] = {}
 
     # ------------------------------------------------------------------ begin
 
     async def open(self, context: WriterContext) -> None:
         self._context = context
         settings = self._settings
+        self._encoder = Encoder(
+            self._what,
+            format=settings.format,
+            key=settings.key,
+            value=settings.value,
+            headers=settings.headers,
+        )
         if settings.exactly_once:
             interval = context.checkpoint_interval_ms
             if interval is not None and settings.transaction_timeout_ms < 2 * interval:
@@ -89,18 +108,20 @@ class KafkaWriter(SinkWriter[T]):
                 )
         self._partitions = Partitions(await self._again(self._look_around))
         if settings.exactly_once:
-            self._transactions = Transactions(
-                settings.servers, settings.security, timeout_ms=settings.transaction_timeout_ms
-            )
-            await self._again(self._transactions.open)
+            await self._connect()
+
+    async def _connect(self) -> None:
+        settings = self._settings
+        self._transactions = Transactions(
+            settings.servers, settings.security, timeout_ms=settings.transaction_timeout_ms
+        )
+        await self._again(self._transactions.open)
 
     async def recover(self, committables: list[Committable]) -> None:
-        if self._transactions is None:
-            self._spare = asyncio.ensure_future(self._produce(None))
-        else:
-            prepared = [Prepared.of(stored) for stored in committables]
-            await self._commit(prepared)
-            await self._shut_out({one.id for one in prepared})
+        prepared = [Prepared.of(stored) for stored in committables]
+        if self._settings.exactly_once:
+            await self._take_over()
+            await self._settle_earlier(prepared)
             mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
             recent = {slot for _, _, index, slot in mine if index == self._context.index}
             # A transaction that a restore may name again keeps its producer epoch for a while.
@@ -108,7 +129,58 @@ class KafkaWriter(SinkWriter[T]):
             self._free.extend(order)
             self._slots = len(order)
             self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
+        else:
+            if self._context.restored:
+                # The job may have promised more before it was changed.
+                await self._connect()
+                await self._settle_earlier(prepared)
+                earlier, self._transactions = self._transactions, None
+                if earlier is not None:
+                    await earlier.close()
+            self._spare = asyncio.ensure_future(self._produce(None))
         await self._next()
+
+    async def _settle_earlier(self, prepared: list[Prepared]) -> None:
+        await self._commit(prepared)
+        await self._shut_out({one.id for one in prepared})
+
+    async def _take_over(self) -> None:
+        """Let other runs know that ours writes here now.
+
+        Raises:
+            FencedError: If ours was at work before, and has lost its place to a newer one.
+        """
+        context, transactions = self._context, self._transactions
+        if not context.whole_run:
+            return
+        assert transactions is not None
+        if context.took_over and await self._overthrown():
+            raise self._fenced()
+        name = run_id(context.job, context.node)
+        await self._again(lambda: transactions.hold(name, self._mark))
+
+    @property
+    def _mark(self) -> int:
+        """Tells our run from others."""
+        return 1 + zlib.crc32(self._context.whole_run.encode()) % (
+            self._settings.transaction_timeout_ms
+        )
+
+    async def _overthrown(self) -> bool:
+        """Whether another run has taken over since ours did."""
+        context, transactions = self._context, self._transactions
+        if transactions is None or not context.whole_run:
+            return False
+        name = run_id(context.job, context.node)
+        holder = await self._again(lambda: transactions.holder(name))
+        return holder not in (None, self._mark)
+
+    def _fenced(self) -> FencedError:
+        return FencedError(
+            f"{self._what}: a newer run of job {self._context.job!r} writes to topic "
+            f"{self._settings.topic!r} now, so this one ends; see to it that only one is started, "
+            "or give one of the jobs another name"
+        )
 
     async def _look_around(self) -> int:
         """How many partitions the topic has; checks what can be checked now."""
@@ -154,7 +226,7 @@ class KafkaWriter(SinkWriter[T]):
         """
         context, transactions = self._context, self._transactions
         assert transactions is not None
-        for one in await transactions.listed(context.job, context.node):
+        for one in await self._again(lambda: transactions.listed(context.job, context.node)):
             parsed = parse_id(one.id)
             ours = parsed is not None and parsed[2] % context.parallelism == context.index
             if ours and one.id not in named:
@@ -186,9 +258,7 @@ class KafkaWriter(SinkWriter[T]):
         assert self._spare is not None
         self._current = await self._spare
         self._spare = None
-        count = await self._current.partition_count()
-        if count != self._partitions.count:
-            self._partitions = Partitions(count)  # some were added
+        await self._count_partitions(self._current)
         if self._settings.exactly_once:
             if not self._free:
                 if self._slots >= _MOST_SLOTS:
@@ -200,63 +270,70 @@ class KafkaWriter(SinkWriter[T]):
                 self._slots += 1
             self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
 
+    async def _count_partitions(self, producer: Producer) -> None:
+        count = await producer.partition_count()
+        if count != self._partitions.count:
+            self._partitions = Partitions(count)  # some were added
+
+    def _check_age(self) -> None:
+        """See that nothing prepared is near its end.
+
+        Raises:
+            ConnectorError: If something is: to go back one checkpoint is no loss, and it would be.
+        """
+        oldest_s = min(self._begun_s.values(), default=None)
+        if oldest_s is None:
+            return
+        limit_s = self._settings.transaction_timeout_ms / 1000
+        if self._context.clock.monotonic_s() - oldest_s > _NEAR * limit_s:
+            raise ConnectorError(
+                f"{self._what}: a transaction has waited for its checkpoint to complete nearly as "
+                f"long as transaction_timeout lets it, {limit_s:g} s; see why checkpoints fail"
+            )
+
     # ------------------------------------------------------------------ writing
 
     def write(self, batch: Batch) -> None:
-        producer, settings = self._current, self._settings
+        producer = self._current
         assert producer is not None
         rows = batch.to_rows()
         values = rows.values
-        keys = self._keys(values)
-        headers = None if settings.headers is None else [settings.headers(v) for v in values]
-        if settings.value is not None:
-            values = [settings.value(value) for value in values]
-        encoded = settings.format.encode_many(values)
+        keys, headers = self._encoder.keys(values), self._encoder.headers(values)
+        encoded = self._encoder.values(values)
         if keys is None:
             targets = [self._partitions.next()] * len(encoded)
         else:
             targets = self._partitions.of(keys)
         now_ms = self._context.clock.now_ms()
-        times = [now_ms if at == MIN_TIMESTAMP else at for at in rows.timestamps.tolist()]
+        # Brokers refuse times that lie too far in the future, such as the end of a window.
+        at = np.minimum(rows.timestamps, now_ms)
+        times = np.where(at == MIN_TIMESTAMP, now_ms, at).tolist()
+        if not producer.begun:
+            producer.begun_s = self._context.clock.monotonic_s()
         producer.add(targets, encoded, keys, times, headers)
         self._context.counters.bytes_out += sum(map(len, encoded))
-
-    def _keys(self, values: list[Any]) -> list[bytes | None] | None:
-        key = self._settings.key
-        if key is None:
-            return None
-        if isinstance(key, str):
-            get = itemgetter(key) if values and isinstance(values[0], dict) else attrgetter(key)
-            try:
-                found = [get(value) for value in values]
-            except (AttributeError, KeyError):
-                raise EncodeError(
-                    f"{self._what}: key={key!r} is no field of every record"
-                ) from None
-        else:
-            found = [key(value) for value in values]
-        return [
-            one.encode() if type(one) is str else one if type(one) is bytes else _key_bytes(one)
-            for one in found
-        ]
 
     async def ready(self) -> None:
         assert self._current is not None
         try:
             await self._current.send(_IN_FLIGHT_BYTES)
         except errors.KafkaError as error:
-            raise self._broken(error) from error
+            raise await self._broken(error) from error
 
     async def prepare(self, epoch: int) -> list[Committable]:
         producer, settings = self._current, self._settings
         assert producer is not None
         try:
             await producer.send(0)
+            if not settings.exactly_once:
+                await self._count_partitions(producer)
         except errors.KafkaError as error:
-            raise self._broken(error) from error
+            raise await self._broken(error) from error
         if not settings.exactly_once or not producer.ends:
             return []
         assert producer.transactional_id is not None
+        self._check_age()
+        self._begun_s[producer.transactional_id] = producer.begun_s
         prepared = Prepared(
             producer.transactional_id,
             *producer.identity,
@@ -282,7 +359,10 @@ class KafkaWriter(SinkWriter[T]):
         outcomes = await asyncio.gather(*work)
         for one, outcome in zip(prepared, outcomes, strict=True):
             if outcome is not Outcome.COMMITTED:
+                if await self._overthrown():
+                    raise self._fenced()
                 self._lost(one, outcome)
+            self._begun_s.pop(one.id, None)
             parsed = parse_id(one.id)
             if parsed is not None and parsed[2] == self._context.index and self._slots:
                 if parsed[3] not in self._free and parsed[3] < self._slots:
@@ -351,7 +431,7 @@ class KafkaWriter(SinkWriter[T]):
             give_up_after_s=self._settings.give_up_after_ms / 1000,
         )
 
-    def _broken(self, error: errors.KafkaError) -> ConnectorError:
+    async def _broken(self, error: errors.KafkaError) -> ConnectorError:
         settings = self._settings
         if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
             return ConnectorError(
@@ -359,20 +439,19 @@ class KafkaWriter(SinkWriter[T]):
                 f"{error}; raise max.message.bytes of the topic, lower batch_bytes="
                 f"{settings.batch_bytes}, or write smaller records"
             )
-        if isinstance(error, errors.ProducerFenced | errors.InvalidProducerEpoch):
+        if isinstance(error, _ENDED):
+            if await self._overthrown():
+                return self._fenced()
             return ConnectorError(
-                f"{self._what}: Kafka has shut this writer out, because a newer run of the job "
-                "writes under its name"
+                f"{self._what}: Kafka has ended a transaction under way: it was open for longer "
+                f"than transaction_timeout, {settings.transaction_timeout_ms / 1000:g} s, or "
+                "somebody else has ended it"
+            )
+        if isinstance(error, errors.InvalidTimestampError):
+            return ConnectorError(
+                f"{self._what}: topic {settings.topic!r} does not take records whose event time is "
+                "so old; raise message.timestamp.before.max.ms of the topic, or give it "
+                "message.timestamp.type=LogAppendTime"
             )
         kind = OutageError if isinstance(error, AWAY) else ConnectorError
         return kind(f"{self._what}: {explain(error, settings.servers)}")
-
-
-def _key_bytes(key: Any) -> bytes | None:
-    if key is None or isinstance(key, bytes):
-        return key
-    if isinstance(key, str):
-        return key.encode()
-    if isinstance(key, int) and not isinstance(key, bool):
-        return str(key).encode()
-    raise EncodeError(f"a key must be bytes, str, int or None, not {key!r:.80}")

@@ -2,7 +2,7 @@
 
 One row for each slot of each task: the token of what was staged there last, and whether it went
 into the target. It changes in the same transaction as the rows do, and that is all there is to
-exactly once here.
+exactly once here. One more row for each sink names the run that writes there.
 """
 
 from __future__ import annotations
@@ -15,14 +15,25 @@ from typing import Any
 from psycopg import AsyncConnection, sql
 
 from streamline.connectors.postgres.table import identifier
-from streamline.errors import ConnectorError
+from streamline.errors import ConnectorError, FencedError
 
 _ORDER = "streamline_order"
 _CREATE = """
 create table if not exists {} (
     sink text not null, task int not null, slot int not null,
     run text not null, token text not null, committed boolean not null,
-    primary key (sink, task, slot))
+    given_up text[] not null default '{{}}', primary key (sink, task, slot))
+"""
+_HOLDER = -1
+"""In place of a task, in the row that names the run."""
+_HOLD = """
+insert into {} as old (sink, task, slot, run, token, committed) values (%s, %s, 0, %s, '', true)
+on conflict (sink, task, slot) do update set run = excluded.run
+    where old.run = excluded.run or not %s
+"""
+_GIVE_UP = """
+update {} set token = '', committed = true, given_up = (array_prepend(token, given_up))[:32]
+where sink = %s and task = %s and slot = %s and not committed
 """
 _BEGIN = """
 insert into {} as old (sink, task, slot, run, token, committed) values (%s, %s, %s, %s, %s, false)
@@ -75,10 +86,13 @@ class Commits:
     Args:
         job, node: Whose sink it is.
         table: Name of the table with the notes.
+        whole_run: Names our run, the same over all its attempts; empty if nobody is to know.
     """
 
-    def __init__(self, job: str, node: str, table: str) -> None:
+    def __init__(self, job: str, node: str, table: str, whole_run: str = "") -> None:
         self.sink = f"{job}/{node}"
+        self._job = job
+        self._run = whole_run
         self.tag = hashlib.blake2b(self.sink.encode(), digest_size=4).hexdigest()
         self._table = identifier(table)
 
@@ -91,6 +105,42 @@ class Commits:
         # Two tasks that both find it missing would both make it.
         await connection.execute("select pg_advisory_xact_lock(7366481)")
         await connection.execute(sql.SQL(_CREATE).format(self._table))
+
+    async def overthrown(self, connection: AsyncConnection[Any]) -> bool:
+        """Whether the last run to take over was not ours."""
+        if not self._run:
+            return False
+        cursor = await connection.execute(
+            sql.SQL("select run from {} where sink = %s and task = %s").format(self._table),
+            [self.sink, _HOLDER],
+        )
+        row = await cursor.fetchone()
+        return row is not None and row[0] != self._run
+
+    async def hold(self, connection: AsyncConnection[Any], *, took_over: bool) -> None:
+        """Note that our run writes here now.
+
+        Args:
+            connection: Where.
+            took_over: It did so before, so that another run that does is a newer one.
+
+        Raises:
+            FencedError: If there is a newer one.
+        """
+        if not self._run:
+            return
+        cursor = await connection.execute(
+            sql.SQL(_HOLD).format(self._table), [self.sink, _HOLDER, self._run, took_over]
+        )
+        if cursor.rowcount == 0:
+            raise self.fenced()
+
+    def fenced(self) -> FencedError:
+        """What to tell when a newer run has taken over."""
+        return FencedError(
+            f"a newer run of job {self._job!r} writes here now, so this one ends; see to it that "
+            "only one is started, or give one of the jobs another name"
+        )
 
     async def take_over(
         self, connection: AsyncConnection[Any], run: str, share: tuple[int, int]
@@ -110,7 +160,7 @@ class Commits:
         await connection.execute(_CUT_OFF, [f"streamline/{self.tag}/%", run, parallelism, index])
         cursor = await connection.execute(
             sql.SQL(
-                "update {} set run = %s where sink = %s and task %% %s = %s "
+                "update {} set run = %s where sink = %s and task >= 0 and task %% %s = %s "
                 "returning task, slot, committed"
             ).format(self._table),
             [run, self.sink, parallelism, index],
@@ -123,14 +173,18 @@ class Commits:
         """Note that a slot is being filled.
 
         Raises:
-            ConnectorError: If a newer attempt has taken it over.
+            FencedError: If a newer run has taken it over.
+            ConnectorError: If a newer attempt of ours has.
         """
         cursor = await connection.execute(
             sql.SQL(_BEGIN).format(self._table), [self.sink, task, slot, run, token]
         )
+        if await self.overthrown(connection):  # a slot that nobody has used yet is not theirs
+            raise self.fenced()
         if cursor.rowcount == 0:
             raise ConnectorError(
-                "this writer has been shut out, because a newer run of the job writes in its place"
+                "this writer has been shut out by a later attempt of the job, which writes in its "
+                "place"
             )
 
     async def settle(
@@ -139,25 +193,34 @@ class Commits:
         """Move staged rows to where they are to go, unless that was done before.
 
         Raises:
-            ConnectorError: If nothing is known of them.
+            FencedError: If a newer run has given them up.
+            ConnectorError: If nothing is known of them, or they were given up.
         """
         cursor = await connection.execute(
             sql.SQL(
-                "select token, committed from {} where sink = %s and task = %s and slot = %s "
-                "for update"
+                "select token, committed, given_up from {} "
+                "where sink = %s and task = %s and slot = %s for update"
             ).format(self._table),
             [self.sink, staged.task, staged.slot],
         )
         row = await cursor.fetchone()
+        token, committed, given_up = row or ("", False, [])
+        lost = row is None or staged.token in given_up
+        if not lost and (committed or token != staged.token):
+            return  # a slot is filled again only after what it held was committed
+        if await self.overthrown(connection):
+            raise self.fenced()
         if row is None:
             raise ConnectorError(
                 f"nothing is known of the rows of checkpoint {staged.checkpoint}, task "
                 f"{staged.task}: somebody removed their note, or it is another database; they are "
                 "lost"
             )
-        token, committed = row
-        if committed or token != staged.token:
-            return  # a slot is filled again only after what it held was committed
+        if lost:
+            raise ConnectorError(
+                f"the rows of checkpoint {staged.checkpoint}, task {staged.task}, were given up by "
+                "a run that went on from another checkpoint, or began anew; they are lost"
+            )
         await self.merge(connection, staged, key)
         await connection.execute(
             sql.SQL(
@@ -223,16 +286,11 @@ class Commits:
         add = sql.SQL("alter table {} add column {} bigint generated always as identity")
         await connection.execute(add.format(stage, sql.Identifier(_ORDER)))
 
-    async def drop_stage(
+    async def give_up(
         self, connection: AsyncConnection[Any], table: str, task: int, slot: int
     ) -> None:
-        """Remove a staging table, and what is noted of it."""
+        """Remove a staging table; what was in it, unless it was committed, is noted as given up."""
         await connection.execute(
             sql.SQL("drop table if exists {}").format(self.stage(table, task, slot))
         )
-        await connection.execute(
-            sql.SQL("delete from {} where sink = %s and task = %s and slot = %s").format(
-                self._table
-            ),
-            [self.sink, task, slot],
-        )
+        await connection.execute(sql.SQL(_GIVE_UP).format(self._table), [self.sink, task, slot])

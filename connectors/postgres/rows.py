@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from streamline.errors import EncodeError
 
@@ -34,7 +35,8 @@ def _document(value: Any) -> str:
 
 
 def _float(value: float) -> str:
-    return repr(value).replace("inf", "Infinity").replace("nan", "NaN")
+    # numpy's are floats too, with a repr of their own.
+    return float.__repr__(value).replace("inf", "Infinity").replace("nan", "NaN")
 
 
 _WRITERS: list[tuple[Any, Callable[[Any], str]]] = [
@@ -53,11 +55,15 @@ def _writer_of(kind: type) -> Callable[[Any], str]:
     for kinds, write in _WRITERS:
         if issubclass(kind, kinds):
             return write
+    if issubclass(kind, np.generic):
+        return lambda value: _column([value.item()])[0]
     raise EncodeError(f"a value of type {kind.__name__} has no column type; make it a plain value")
 
 
-def _column(values: Sequence[Any]) -> list[str]:
+def _column(values: Sequence[Any] | np.ndarray[Any, Any]) -> list[str]:
     """One column; mostly all values are of one type, and then nothing is asked of each."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
     kinds = set(map(type, values))
     if len(kinds) == 1:
         kind = kinds.pop()

@@ -30,9 +30,9 @@ _FITS: list[tuple[Any, set[str]]] = [
 _ANY_TEXT = {"text", "varchar", "bpchar", "citext"}
 _COLUMNS = """
 select a.attname, t.typname, t.typtype, a.attnotnull and not a.atthasdef
-    and a.attidentity = '' and a.attgenerated = ''
+    and a.attidentity = '', a.attgenerated <> ''
 from pg_attribute a join pg_type t on t.oid = a.atttypid
-where a.attrelid = %s and a.attnum > 0 and not a.attisdropped and a.attgenerated = ''
+where a.attrelid = %s and a.attnum > 0 and not a.attisdropped
 order by a.attnum
 """
 _KEYS = """
@@ -66,11 +66,13 @@ class Table:
 
     Attributes:
         name: As the user wrote it, perhaps with a schema.
-        columns: By name.
+        columns: By name; those that can be written.
+        generated: Names of columns that the database fills in itself.
     """
 
     name: str
     columns: dict[str, Column]
+    generated: tuple[str, ...] = ()
 
     @property
     def identifier(self) -> sql.Composed:
@@ -154,9 +156,10 @@ async def read_table(connection: AsyncConnection[Any], what: str, name: str) -> 
     rows = await (await connection.execute(_COLUMNS, [oid])).fetchall()
     columns = {
         column: Column(column, kind, category == "b", required)
-        for column, kind, category, required in rows
+        for column, kind, category, required, generated in rows
+        if not generated
     }
-    return Table(name, columns)
+    return Table(name, columns, tuple(row[0] for row in rows if row[4]))
 
 
 async def check_key(

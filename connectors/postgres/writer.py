@@ -19,6 +19,7 @@ from streamline.connectors.postgres.table import Table, check_key, identifier, r
 from streamline.errors import (
     ConnectorError,
     EncodeError,
+    FencedError,
     OutageError,
     StreamlineError,
     UsageError,
@@ -70,7 +71,9 @@ class PostgresWriter(SinkWriter[T]):
     async def open(self, context: WriterContext) -> None:
         self._context = context
         settings = self._settings
-        self._commits = Commits(context.job, context.node, settings.commits_table)
+        self._commits = Commits(
+            context.job, context.node, settings.commits_table, context.whole_run
+        )
         self._patience = Patience(
             what=self._what,
             system="PostgreSQL",
@@ -96,11 +99,20 @@ class PostgresWriter(SinkWriter[T]):
     async def _connect(self) -> AsyncConnection[Any]:
         context = self._context
         name = self._commits.application(context.index, context.run)
-        return await AsyncConnection.connect(self._settings.dsn, application_name=name)
+        try:
+            return await AsyncConnection.connect(self._settings.dsn, application_name=name)
+        except psycopg.OperationalError as error:
+            if refuses(error):
+                text = " ".join(str(error).split())
+                raise ConnectorError(
+                    f"{self._what}: PostgreSQL does not let us in: {text}; correct dsn=, or what "
+                    "the server allows"
+                ) from error
+            raise
 
     async def recover(self, committables: list[Committable]) -> None:
-        if not self._settings.exactly_once:
-            return
+        if not self._settings.exactly_once and not committables:
+            return  # with some, the job promised more before it was changed
         staged = [Staged.of(stored) for stored in committables]
         await self._patience.retry(lambda: self._take_over(staged))
         for one in staged:
@@ -112,9 +124,13 @@ class PostgresWriter(SinkWriter[T]):
         connection = await self._settler()
         named = {(one.task, one.slot) for one in staged}
         share = (context.index, context.parallelism)
+        if context.took_over and await commits.overthrown(connection):
+            raise FencedError(f"{self._what}: {commits.fenced()}")
         for task, slot, _ in await commits.take_over(connection, context.run, share):
             if (task, slot) not in named:
-                await commits.drop_stage(connection, self._settings.table, task, slot)
+                await commits.give_up(connection, self._settings.table, task, slot)
+        # Last, since whoever stands still with that row locked has been cut off by now.
+        await commits.hold(connection, took_over=context.took_over)
         await connection.commit()
         mine = sorted(slot for task, slot in named if task == context.index)
         self._slots = max([2, *(slot + 1 for slot in mine)])
@@ -205,7 +221,8 @@ class PostgresWriter(SinkWriter[T]):
                 stage = commits.stage(settings.table, context.index, slot)
                 await connection.execute(sql.SQL("truncate {}").format(stage))
             else:
-                others = [name for name in self._table.columns if name not in self._columns]
+                every = (*self._table.columns, *self._table.generated)
+                others = [name for name in every if name not in self._columns]
                 await commits.make_stage(connection, staged, others)
         self._staged = staged
 
@@ -287,6 +304,26 @@ class PostgresWriter(SinkWriter[T]):
             raise kind(f"{self._what}, table {table!r}: {explain(error)}") from error
         except StreamlineError as error:
             raise type(error)(f"{self._what}: {error}") from error
+
+
+_REFUSALS = (
+    "authentication failed",
+    "no password supplied",
+    "pg_hba.conf",
+    "does not exist",
+    "is not permitted to log in",
+    "permission denied for database",
+    "certificate verify failed",
+    "server does not support SSL",
+)
+
+
+def refuses(error: psycopg.OperationalError) -> bool:
+    """Whether a server that was reached will not have us; it would not a second time either.
+
+    By its words: psycopg has no code for what happens while a connection is made.
+    """
+    return any(words in str(error) for words in _REFUSALS)
 
 
 def explain(error: BaseException) -> str:

@@ -108,13 +108,21 @@ class LoadCheckpoint:
 
 @dataclass(frozen=True)
 class Deploy:
-    """Have a worker drop what it runs and start these tasks; ``run`` names the attempt."""
+    """Have a worker drop what it runs and start these tasks.
+
+    Attributes:
+        run: Names the attempt.
+        whole_run: Names the run that the attempt belongs to.
+        took_over: An earlier attempt of that run has had all its tasks running.
+    """
 
     generation: int
     worker: int
     tasks: dict[TaskId, TaskRestore]
     placement: dict[TaskId, int]
     run: str
+    whole_run: str = ""
+    took_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -196,6 +204,7 @@ class JobMachine:
         )
         self._config = config
         self._run = run
+        self._took_over = False
         self._lineage = ""
         self._workers = list(workers)
         self._ready: set[int] = set()
@@ -502,14 +511,24 @@ class JobMachine:
                 for task in self._tasks
                 if self._placement[task] == worker
             }
-            deploy = Deploy(self.generation, worker, tasks, self._placement, self._attempt)
-            self._out.append(deploy)
+            self._out.append(
+                Deploy(
+                    self.generation,
+                    worker,
+                    tasks,
+                    self._placement,
+                    run=self._attempt,
+                    whole_run=self._run,
+                    took_over=self._took_over,
+                )
+            )
 
     def _on_running(self, task: TaskId, now_ms: int) -> None:
         self._running.add(task)
         if len(self._running) < len(self._tasks) or self._deployed_ms is None:
             return
         self._deployed_ms = None
+        self._took_over = True
         self._restores = {}
         self.checkpoints.reset(now_ms, 0)
         if self.state in (JobState.STARTING, JobState.RECOVERING):

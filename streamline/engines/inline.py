@@ -593,6 +593,8 @@ class InlineEngine:
         return TaskServices(
             job=self._graph.name,
             run=deploy.run,
+            whole_run=deploy.whole_run,
+            took_over=deploy.took_over,
             generation=generation,
             clock=self._clock,
             config=self._config,

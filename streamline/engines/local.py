@@ -500,6 +500,8 @@ class LocalEngine:
                     tasks=instruction.tasks,
                     placement=instruction.placement,
                     peers=dict(self._pool.addresses),
+                    whole_run=instruction.whole_run,
+                    took_over=instruction.took_over,
                 ),
             )
         elif isinstance(instruction, StopTasks):

@@ -12,6 +12,7 @@ from streamline.errors import (
     ChannelClosedError,
     DecodeError,
     EncodeError,
+    FencedError,
     OutageError,
     StreamlineError,
     UsageError,
@@ -21,7 +22,7 @@ from streamline.ids import TaskId
 from streamline.runtime.control import Failed, TaskRestore
 from streamline.runtime.task import Task, Wait
 
-_FATAL = (DecodeError, EncodeError, UsageError)
+_FATAL = (DecodeError, EncodeError, FencedError, UsageError)
 
 
 async def run_task(task: Task, restore: TaskRestore, clock: Clock) -> None:
@@ -76,7 +77,8 @@ async def _wait(task: Task, woken: asyncio.Event, wait: Wait, delay_s: float | N
 def failure(generation: int, task: TaskId, error: BaseException) -> Failed:
     """What to report of an error that ended a task.
 
-    Errors of the user's data or settings are fatal: they would come again.
+    Errors of the user's data or settings are fatal: they would come again. So is a newer run of
+    the job: to try again would shut that one out.
     """
     trace = "".join(traceback.format_exception(error))
     if isinstance(error, UserFunctionError):

@@ -56,6 +56,7 @@ class DeployTasks:
         tasks: What this worker runs, each with its state.
         placement: Worker of every task of the job.
         peers: Address of every worker.
+        whole_run, took_over: For sinks, as in ``WriterContext``.
     """
 
     generation: int
@@ -65,6 +66,8 @@ class DeployTasks:
     tasks: dict[TaskId, TaskRestore]
     placement: dict[TaskId, int]
     peers: dict[int, tuple[str, int]]
+    whole_run: str = ""
+    took_over: bool = False
 
 
 @dataclass(frozen=True)

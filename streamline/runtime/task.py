@@ -98,6 +98,7 @@ class TaskServices:
     Attributes:
         job: Name of the job.
         run: Names this attempt to run the job; no other attempt ever has the same.
+        whole_run, took_over: For sinks, as in ``WriterContext``.
         generation: Number of the attempt.
         clock: The time.
         config: Settings of the run.
@@ -108,6 +109,8 @@ class TaskServices:
 
     job: str
     run: str
+    whole_run: str
+    took_over: bool
     generation: int
     clock: Clock
     config: RuntimeConfig
@@ -344,6 +347,8 @@ class Task:
             index=self.id.index,
             parallelism=self._place.stage.parallelism,
             run=self._services.run,
+            whole_run=self._services.whole_run,
+            took_over=self._services.took_over,
             restored=restore.restored,
             restored_epoch=restore.epoch or None,
             lineage=restore.lineage,

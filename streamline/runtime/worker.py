@@ -232,6 +232,8 @@ class Worker:
         return TaskServices(
             job=self._graph.name,
             run=message.run,
+            whole_run=message.whole_run,
+            took_over=message.took_over,
             generation=message.generation,
             clock=self._clock,
             config=settings.config,

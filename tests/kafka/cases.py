@@ -4,11 +4,14 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 from aiokafka import AIOKafkaProducer
 
 from streamline.connectors.kafka.transactions import OPEN_STATES
@@ -75,8 +78,8 @@ class Case:
         self.target = new_name("out")
         asyncio.run(create(self.servers, self.target, 3))
 
-    def start(self, parallelism=2, crash="", options=(), state="state"):
-        params = {"servers": self.servers, "source": self.source, "target": self.target}
+    def start(self, parallelism=2, crash="", options=(), state="state", **more):
+        params = {"servers": self.servers, "source": self.source, "target": self.target, **more}
         return Run(
             self.job,
             self.folder,
@@ -115,6 +118,7 @@ class Case:
         assert not missing, f"{missing.total()} are missing, such as {missing.most_common(3)}"
         assert not wrong, f"{wrong.total()} are wrong or twice, such as {wrong.most_common(3)}"
         left = asyncio.run(transactions_of(self.servers, self.job))
+        assert left, "the broker does not know the ids that the job has used"
         assert not [one for one in left if one.state in OPEN_STATES]
         assert len(left) <= 12, left  # a bounded pool
 
@@ -130,3 +134,29 @@ def ended(run, within_s):
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def replaced_while_it_stands_still(start, within_s):
+    """A whole run is stopped, another goes on from a copy of its state, and the first comes back.
+
+    Args:
+        start: Begins a run in a state folder of that name.
+        within_s: For how long the first stands still at least.
+
+    Returns:
+        Exit status and stderr of the one that came back.
+    """
+    zombie = start("state")
+    zombie.wait_for("checkpoints/*/MANIFEST")
+    # The coordinator first, or it would replace workers that were stopped.
+    tree = [psutil.Process(zombie.process.pid), *zombie.workers()]
+    for process in tree:
+        process.suspend()
+    stopped_s = time.monotonic()
+    shutil.copytree(zombie.state, zombie.folder / "other", ignore=shutil.ignore_patterns("live"))
+    start("other").finish()
+    ended(zombie, max(0.0, within_s - (time.monotonic() - stopped_s)))
+    for process in reversed(tree):
+        process.resume()
+    status, _, stderr = zombie.end()
+    return status, stderr

@@ -27,7 +27,7 @@ def spend(servers: str, source: str, target: str) -> sl.Job:
     return job
 
 
-def copy(servers: str, source: str, target: str) -> sl.Job:
+def copy(servers: str, source: str, target: str, timeout: str = "15m") -> sl.Job:
     """Every record goes on, so that every transaction holds many."""
     job = sl.Job("copy")
     (
@@ -35,7 +35,12 @@ def copy(servers: str, source: str, target: str) -> sl.Job:
             "orders", KafkaSource(servers, topic=source, format=sl.Json(Order), until="latest")
         )
         .map(lambda order: {"number": order.number, "user": order.user})
-        .sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
+        .sink(
+            "out",
+            KafkaSink(
+                servers, topic=target, format=sl.Json(), key="user", transaction_timeout=timeout
+            ),
+        )
     )
     return job
 
@@ -55,4 +60,12 @@ def picky(servers: str, source: str, target: str) -> sl.Job:
     users = orders.rebalance().map(user_of, on_error="dead_letter", name="user", parallelism=2)
     users.sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="user"))
     users.dead_letters.sink("bad", dead_letters_to(servers, topic=f"{target}-bad"))
+    return job
+
+
+def grouped(servers: str, source: str, target: str) -> sl.Job:
+    """Offsets go to a group as well."""
+    job = sl.Job("grouped")
+    orders = KafkaSource(servers, topic=source, format=sl.Raw(), group="watched", until="latest")
+    job.source("orders", orders).sink("out", KafkaSink(servers, topic=target, format=sl.Raw()))
     return job

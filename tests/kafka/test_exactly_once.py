@@ -6,7 +6,14 @@ import signal
 import pytest
 
 from streamline.testing.services import KafkaBroker
-from tests.kafka.cases import WORKER_POINTS, Case, ended, fill, seed
+from tests.kafka.cases import (
+    WORKER_POINTS,
+    Case,
+    ended,
+    fill,
+    replaced_while_it_stands_still,
+    seed,
+)
 from tests.services.started import started
 
 
@@ -121,4 +128,15 @@ def test_a_worker_stands_still_for_longer_than_it_may(case):
     run.wait_for("checkpoints/*/MANIFEST")
     run.workers()[0].suspend()
     assert run.finish()["restarts"] >= 1
+    one.check()
+
+
+def test_a_run_stands_still_until_another_has_replaced_it(case):
+    """For longer than its transactions may be open; then it comes back, is fenced and ends."""
+    one = case("copy")
+    status, said = replaced_while_it_stands_still(
+        lambda state: one.start(2, state=state, timeout="3s"), within_s=4
+    )
+    assert status == 1, said
+    assert "a newer run of job 'copy' writes to topic" in said
     one.check()

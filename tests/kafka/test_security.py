@@ -123,6 +123,7 @@ async def test_a_group_that_may_not_be_used(guarded, half, caplog):
     async with Reading(source) as reading:
         assert await reading.end() == [b"1"]
         await reading.reader.checkpoint_committed(reading.snapshot())
+        await reading.reader._telling
     assert "does not let us use group 'closed'; grant the user Read" in caplog.text
     source = KafkaSource(guarded.sasl_servers, topic=topic, start="committed", **options)
     with pytest.raises(ConnectorError, match="does not let us use group 'closed'"):

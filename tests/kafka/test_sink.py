@@ -4,20 +4,30 @@ import asyncio
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
 import pytest
+from aiokafka import errors
+from aiokafka.client import AIOKafkaClient
 
 import streamline as sl
 from streamline.batch import RowBatch
-from streamline.clock import SystemClock
+from streamline.clock import ManualClock, SystemClock
 from streamline.codec import decode, encode
-from streamline.connectors.kafka import KafkaSink
-
+from streamline.connectors.kafka import KafkaSink, producer, transactions
+from streamline.connectors.kafka.client import NO_SECURITY
 from streamline.connectors.kafka.partitioner import Partitions
-from streamline.connectors.kafka.transactions import OPEN_STATES, parse_id
-from streamline.errors import ConnectorError, EncodeError, UsageError
+from streamline.connectors.kafka.requests import ListTransactions
+from streamline.connectors.kafka.transactions import OPEN_STATES, Transactions, parse_id
+from streamline.errors import (
+    ConnectorError,
+    EncodeError,
+    FencedError,
+    UsageError,
+    UserFunctionError,
+)
 from streamline.io import WriterContext
 from tests.names import new_name
 from tests.kafka.topics import more_partitions, read_all, transactions_of
@@ -33,6 +43,7 @@ class Place:
 
     async def writer(self, run="a", committables=(), *, index=0, of=1, restored=1, **options):
         context = {"job": self.job, "node": "out", "index": index, "parallelism": of, "run": run}
+        context |= {"whole_run": run.rpartition("g")[0], "took_over": options.pop("again", False)}
         interval = options.pop("interval", None)
         options = {"format": sl.Raw(), "transaction_timeout": "60s", **options}
         writer = KafkaSink(self.servers, topic=self.topic, **options).writer()
@@ -134,17 +145,80 @@ async def test_pending_transactions_at_another_parallelism(place, before, behind
     await place.close()
 
 
+SHUT_OUT = "a newer run of job 'job.*' writes to topic 'topic.*' now, so this one ends"
+
+
 async def test_a_writer_that_comes_back_is_shut_out(place):
-    zombie = await place.writer()
+    zombie = await place.writer("ag1")
     await place.put(zombie, 1, b"1")
     zombie.write(RowBatch([b"zombie"]))
-    successor = await place.writer("b")
-    with pytest.raises(ConnectorError, match="shut this writer out, because a newer run"):
+    successor = await place.writer("bg1")
+    with pytest.raises(FencedError, match=SHUT_OUT):
         await zombie.ready()
         await zombie.prepare(2)
+    with pytest.raises(FencedError, match=SHUT_OUT):
+        await place.writer("ag2", again=True)  # nor does its next attempt come in
     await successor.commit(await place.put(successor, 1, b"1"))
     assert await place.seen() == [b"1"]
     assert await place.open_ones() == []
+    await place.close()
+
+
+async def test_what_a_newer_run_has_aborted_is_not_called_lost(place):
+    zombie = await place.writer("ag1")
+    prepared = await place.put(zombie, 1, b"zombie")
+    await place.writer("bg1")
+    with pytest.raises(FencedError, match=SHUT_OUT):
+        await zombie.commit(prepared)
+    assert await place.seen() == []
+    await place.close()
+
+
+async def test_the_next_attempt_of_the_same_run_comes_in(place):
+    """What is left over of the attempt before is shut out, though not by a newer run."""
+    before = await place.writer("ag1")
+    before.write(RowBatch([b"left over"]))
+    again = await place.writer("ag2", again=True)
+    with pytest.raises(ConnectorError, match="ended a transaction under way") as caught:
+        await before.ready()
+        await before.prepare(1)
+    assert not isinstance(caught.value, FencedError)
+    await again.commit(await place.put(again, 1, b"1"))
+    assert await place.seen() == [b"1"]
+    await place.close()
+
+
+async def test_an_attempt_that_was_never_at_work_takes_over(place):
+    """Its run has failed while it started: who holds the place is of an earlier run."""
+    await place.writer("ag1")
+    late = await place.writer("bg2")
+    await late.commit(await place.put(late, 1, b"1"))
+    assert await place.seen() == [b"1"]
+    await place.close()
+
+
+async def test_a_prepared_transaction_is_not_carried_to_its_end(place):
+    """Checkpoints fail; to go back one is no loss, to let the broker give up what it covers is."""
+    writer = await place.writer(transaction_timeout="2s")
+    writer._context = replace(writer._context, clock=(clock := ManualClock()))
+    await place.put(writer, 1, b"1")
+    clock.advance(1_400)
+    await place.put(writer, 2, b"2")
+    clock.advance(200)
+    with pytest.raises(ConnectorError, match="transaction_timeout lets it, 2 s; see why checkp"):
+        await place.put(writer, 3, b"3")
+    await place.close()
+
+
+async def test_what_was_prepared_is_committed_when_the_job_promises_less(place):
+    first = await place.writer()
+    one = await place.put(first, 1, b"1")
+    await place.put(first, 2, b"2")
+    await first.close()
+    second = await place.writer("b", one, guarantee="at-least-once")
+    assert await place.open_ones() == []
+    await place.put(second, 2, b"2")
+    assert await place.seen() == [b"1", b"2"]
     await place.close()
 
 
@@ -200,6 +274,28 @@ async def test_key_headers_and_timestamp(place):
     await place.close()
 
 
+async def test_a_time_in_the_future_becomes_now(place):
+    """As that of a day's window has before the day is over; brokers refuse more than an hour."""
+    now_ms = SystemClock().now_ms()
+    writer = await place.writer()
+    writer.write(RowBatch([b"ended", b"open"], np.array([now_ms - 5, now_ms + 86_400_000])))
+    await writer.commit(await writer.prepare(1))
+    first, second = [one.timestamp for one in await read_all(place.servers, place.topic)]
+    assert first == now_ms - 5
+    assert now_ms <= second <= SystemClock().now_ms()
+    await place.close()
+
+
+async def test_a_time_that_the_topic_does_not_take(servers, new_topic):
+    topic = await new_topic(**{"message.timestamp.before.max.ms": "1000"})
+    place = Place(servers, topic)
+    writer = await place.writer()
+    writer.write(RowBatch([b"1"], np.array([1_000])))
+    with pytest.raises(ConnectorError, match=f"topic '{topic}' does not take.*before.max.ms"):
+        await writer.prepare(1)
+    await place.close()
+
+
 async def test_more_records_than_one_batch_takes(place):
     writer = await place.writer(batch_bytes=2_000, compression="zstd")
     values = [b"%06d" % n * 20 for n in range(3_000)]
@@ -214,6 +310,18 @@ async def test_partitions_that_were_added_are_used(place):
     await more_partitions(place.servers, place.topic, 3)
     for epoch in range(2, 5):
         await writer.commit(await place.put(writer, epoch, *range(50)))
+    await place.close()
+    assert {record.partition for record in await read_all(place.servers, place.topic)} == {0, 1, 2}
+
+
+async def test_partitions_that_were_added_are_used_at_least_once(place):
+    writer = await place.writer(format=sl.Json(), key=str, guarantee="at-least-once")
+    await place.put(writer, 1, *range(50))
+    await more_partitions(place.servers, place.topic, 3)
+    while len(await writer._current._producer.partitions_for(place.topic)) < 3:
+        await writer._current._producer.client.force_metadata_update()  # as it does now and then
+    for epoch in range(2, 4):
+        await place.put(writer, epoch, *range(50))
     await place.close()
     assert {record.partition for record in await read_all(place.servers, place.topic)} == {0, 1, 2}
 
@@ -260,6 +368,86 @@ async def test_a_record_too_large(place):
     with pytest.raises(ConnectorError, match="larger than topic .* takes.*max.message.bytes"):
         await place.put(writer, 1, b"x" * 2_000_000)
     await place.close()
+
+
+@pytest.mark.parametrize("name", ["key", "value", "headers"])
+async def test_a_function_that_raises(place, name):
+    def wrong(value):
+        return 1 // (value - 7)
+
+    writer = await place.writer(format=sl.Json(), **{name: wrong})
+    message = rf"sink 'out': {name}= failed at test_sink.py:\d+ with ZeroDivisionError: .*; the record is 7"
+    with pytest.raises(UserFunctionError, match=message) as caught:
+        writer.write(RowBatch([5, 6, 7, 8]))
+    assert "return 1 // (value - 7)" in caught.value.trace
+    await place.close()
+
+
+async def test_a_coordinator_that_is_still_loading_is_asked_again(place, monkeypatch):
+    """Its list is empty then: who believed it would leave open what has to be aborted."""
+    first = await place.writer()
+    await place.put(first, 1, b"1")
+    await first.close()
+    busy, send = [True] * 3, Transactions._send
+
+    async def loading(self, node, request, **options):
+        answer = await send(self, node, request, **options)
+        if isinstance(request, ListTransactions) and busy:
+            busy.pop()
+            answer.error_code, answer.transactions = 14, []
+        return answer
+
+    monkeypatch.setattr(Transactions, "_send", loading)
+    await place.writer("b")
+    monkeypatch.undo()
+    assert busy == []
+    assert await place.open_ones() == []
+    await place.close()
+
+
+async def test_a_coordinator_that_stays_away_is_said(place, monkeypatch, caplog):
+    monkeypatch.setattr(transactions, "_PATIENCE_S", 0.1)
+    writer = await place.writer()
+    prepared = await place.put(writer, 1, b"1")
+    looks = iter(range(8))
+
+    async def away(self, name):
+        if next(looks, None) is not None:
+            raise errors.CoordinatorNotAvailableError
+        return await coordinator(self, name)
+
+    coordinator = Transactions._coordinator
+    monkeypatch.setattr(Transactions, "_coordinator", away)
+    monkeypatch.setattr(writer._transactions, "_patience_s", 0.1)
+    await writer.commit(prepared)
+    said = [one.getMessage() for one in caplog.records if "streamline:" in one.getMessage()]
+    assert ["trying again" in said[0], "is back" in said[1], len(said)] == [True, True, 2]
+    assert await place.seen() == [b"1"]
+    await place.close()
+
+
+async def test_a_producer_that_no_coordinator_answers_is_given_up_and_said(
+    place, monkeypatch, caplog
+):
+    monkeypatch.setattr(producer, "_OPEN_WITHIN_S", 0.2)
+
+    async def nobody(self, kind, name):
+        raise errors.CoordinatorNotAvailableError
+
+    monkeypatch.setattr(AIOKafkaClient, "coordinator_lookup", nobody)
+    monkeypatch.setattr(transactions, "_PATIENCE_S", 0.1)
+    one = producer.Producer(
+        place.servers,
+        place.topic,
+        slot=0,
+        transactional_id="t",
+        timeout_ms=1_000,
+        compression=None,
+        batch_bytes=1_000,
+        security=NO_SECURITY,
+    )
+    with pytest.raises(errors.KafkaTimeoutError, match="no transaction coordinator"):
+        await one.open()
 
 
 async def test_a_key_that_is_none(place):

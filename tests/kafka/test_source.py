@@ -11,7 +11,7 @@ from aiokafka import TopicPartition
 import streamline as sl
 from streamline.clock import SystemClock
 from streamline.codec import decode, encode
-from streamline.connectors.kafka import KafkaRecord, KafkaSource
+from streamline.connectors.kafka import KafkaRecord, KafkaSource, reader
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.io import Counters, ReaderContext
 from tests.kafka.topics import (
@@ -223,10 +223,76 @@ async def test_what_the_group_has_committed(servers, new_topic):
     async with Reading(source) as reading:
         assert len(await reading.end()) == 20
         await reading.reader.checkpoint_committed({f"{topic}/0": [4, 10, False]})
+    # To close waits for it.
     async with admin_of(servers) as admin:
         offsets = await admin.list_consumer_group_offsets("g-" + topic)
     assert offsets[TopicPartition(topic, 0)].offset == 4
     assert Counter(await read(source)) == Counter(numbers(4, 10) + numbers(0, 10))
+
+
+async def test_what_was_committed_and_is_gone_is_a_loss(servers, topic):
+    await send(servers, topic, numbers(0, 10))
+    source = raw(servers, topic, group="g-" + topic, start="committed")
+    async with Reading(source) as reading:
+        await reading.end()
+        await reading.reader.checkpoint_committed({f"{topic}/0": [4, 10, False]})
+    await delete_before(servers, topic, 6)
+    with pytest.raises(ConnectorError, match=f"offset 4 of {topic}/0 is not there.*lost"):
+        await read(source)
+    go_on = raw(servers, topic, group="g-" + topic, start="committed", on_offset_reset="earliest")
+    assert await read(go_on) == numbers(6, 10)
+
+
+async def test_offsets_for_monitoring_never_fail_or_stall_a_job(
+    servers, new_topic, caplog, monkeypatch
+):
+    topic = await new_topic(2)
+    await send(servers, topic, numbers(0, 10))
+    async with Reading(raw(servers, topic, group="g-" + topic)) as reading:
+        await reading.reader.checkpoint_committed({})
+        await reading.reader.checkpoint_committed(reading.snapshot())  # not placed yet
+        await reading.end()  # the other partition has ended, so the consumer does not have it
+        await reading.reader.checkpoint_committed(reading.snapshot())
+        await reading.reader._telling
+        assert "not told" not in caplog.text
+        monkeypatch.setattr(reader, "_TELL_WITHIN_S", 0.05)
+
+        async def silent(offsets):
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(reading.reader._consumer, "commit", silent)
+        for _ in range(3):
+            await reading.reader.checkpoint_committed(reading.snapshot())
+            await reading.reader._telling
+    (said,) = [one.getMessage() for one in caplog.records if "streamline:" in one.getMessage()]
+    assert f"offsets are not told to group 'g-{topic}'" in said
+    assert "does not answer" in said
+    async with admin_of(servers) as admin:
+        offsets = await admin.list_consumer_group_offsets("g-" + topic)
+    assert offsets[TopicPartition(topic, 0)].offset == 10
+
+
+async def test_a_topic_that_is_deleted_under_the_source(servers, topic, monkeypatch):
+    monkeypatch.setattr(reader, "_LOOK_AFTER_S", 0.05)
+    await send(servers, topic, numbers(0, 5))
+    async with Reading(raw(servers, topic, until=None)) as reading:
+        await reading.count(5)
+        async with admin_of(servers) as admin:
+            await admin.delete_topics([topic])
+        with pytest.raises(ConnectorError, match=f"no topic '{topic}' at {servers} any more"):
+            await reading.count(6)
+
+
+async def test_a_partition_that_is_not_placed_yet_has_no_lag(servers, new_topic, monkeypatch):
+    """To ask aiokafka for it would end the task that looks after the brokers."""
+    monkeypatch.setattr(reader, "_LOOK_AFTER_S", 0.0)
+    topic = await new_topic(2)
+    await send(servers, topic, numbers(0, 5))
+    async with Reading(raw(servers, topic, until=None), {f"{topic}/0": None}) as reading:
+        await reading.count(5)
+        reading.reader.assign({f"{topic}/1": [0, None, False]})
+        reading.reader._measure(reading.reader._fetched)
+        assert reading.reader.lag == 0
 
 
 async def test_new_partitions_are_read_from_their_beginning(servers, topic):

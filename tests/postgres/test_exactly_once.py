@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from streamline.testing.services import PostgresServer
-from tests.kafka.cases import WORKER_POINTS, ended, seed
+from tests.kafka.cases import WORKER_POINTS, ended, replaced_while_it_stands_still, seed
 from tests.postgres.conftest import Database
 from tests.processes.runner import Run
 from tests.services.started import started
@@ -34,7 +34,7 @@ class Case:
             "orders": self.orders,
         }
 
-    def start(self, parallelism=2, crash="", options=()):
+    def start(self, parallelism=2, crash="", options=(), state="state"):
         return Run(
             "store",
             self.folder,
@@ -44,6 +44,7 @@ class Case:
             crash=crash,
             checkpoint_every="200ms",
             options=options,
+            state=state,
         )
 
     def killed(self, crash):
@@ -122,3 +123,13 @@ def test_the_server_is_killed_and_started_again(kafka, orders, tmp_path):
         case.check()
     finally:
         server.close()
+
+
+def test_a_run_stands_still_until_another_has_replaced_it(case):
+    """Then it comes back, finds its connections cut and its place taken, and ends."""
+    status, said = replaced_while_it_stands_still(
+        lambda state: case.start(2, state=state), within_s=3
+    )
+    assert status == 1, said
+    assert "a newer run of job 'store' writes here now" in said
+    case.check()

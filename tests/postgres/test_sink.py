@@ -5,16 +5,19 @@ import datetime
 import decimal
 import uuid
 
+import numpy as np
 import pytest
 
 import streamline as sl
 from streamline.batch import RowBatch
 from streamline.clock import SystemClock
 from streamline.codec import decode, encode
-from streamline.connectors.postgres import PostgresSink
+from streamline.connectors.postgres import PostgresSink, commits
 from streamline.connectors.postgres.rows import encode_rows
-from streamline.errors import ConnectorError, EncodeError, OutageError, UsageError
+from streamline.errors import ConnectorError, EncodeError, FencedError, OutageError, UsageError
 from streamline.io import WriterContext
+from streamline.testing.services import PostgresServer
+from tests.services.started import started
 
 
 class Order(sl.Record):
@@ -33,6 +36,7 @@ class Place:
         self.writers = []
 
     async def writer(self, run="a", committables=(), *, index=0, of=1, **options):
+        again = options.pop("again", False)
         sink = PostgresSink(self.dsn, table=self.table, **self.options, **options)
         writer = sink.writer()
         self.writers.append(writer)
@@ -43,6 +47,8 @@ class Place:
                 index=index,
                 parallelism=of,
                 run=run,
+                whole_run=run.rpartition("g")[0],
+                took_over=again,
                 restored=True,
                 clock=SystemClock(),
             )
@@ -100,6 +106,23 @@ async def test_every_type_comes_back(database):
     full, bare = database(f"select * from {table} order by i")
     assert full == tuple(row.values())
     assert bare == tuple(empty.values())
+
+
+def test_numbers_of_numpy_are_numbers():
+    array = np.array([0.5, np.inf])
+    assert encode_rows([array, list(array), [np.float32(0.5), np.int64(7)]]) == (
+        b"0.5\t0.5\t0.5\nInfinity\tInfinity\t7\n"
+    )
+    assert encode_rows([np.array([1, 2]), np.array([True, False])]) == b"1\tt\n2\tf\n"
+
+
+async def test_columns_that_the_database_fills_in(database):
+    table = database.table("n int, twice int not null generated always as (n * 2) stored")
+    place = Place(database, table)
+    writer = await place.writer()
+    await writer.commit(await place.put(writer, 1, {"n": 1}, {"n": 2}))
+    await place.close()
+    assert place.seen("n, twice") == [(1, 2), (2, 4)]
 
 
 def test_values_that_cannot_be_stored():
@@ -186,22 +209,81 @@ async def test_pending_rows_at_another_parallelism(place, before, behind):
     await place.close()
 
 
+SHUT_OUT = "sink 'out'.*: a newer run of job 'job-table.*' writes here now, so this one ends"
+
+
 async def test_a_writer_that_comes_back_is_shut_out(place):
-    zombie = await place.writer()
+    zombie = await place.writer("ag1")
     zombie.write(RowBatch([Order(1, "zombie")]))
     await zombie._flush()  # it stands in the middle of a transaction
-    successor = await place.writer("b")
+    successor = await place.writer("bg1")
     await successor.commit(await place.put(successor, 1, Order(1, "b")))
-    with pytest.raises(ConnectorError):
+    with pytest.raises(OutageError):  # its connection was cut
         await zombie.prepare(1)
-    place.database(
-        "update streamline_commits set run = 'newer' where sink = %s", f"{place.job}/out"
-    )
-    with pytest.raises(ConnectorError, match="shut out, because a newer run"):
-        await place.put(successor, 2, Order(2, "zombie"))
-        await place.put(successor, 3, Order(3, "zombie"))
+    with pytest.raises(FencedError, match=SHUT_OUT):  # and its next attempt does not come in
+        await place.writer("ag2", again=True)
+    await successor.commit(await place.put(successor, 2, Order(2, "b")))
+    assert place.seen() == [(1, "b"), (2, "b")]
+    await place.close()
+
+
+async def test_a_writer_that_keeps_its_connection_is_shut_out(place, monkeypatch):
+    monkeypatch.setattr(commits, "_CUT_OFF", "select %s, %s, %s, %s")
+    zombie = await place.writer("ag1")
+    staged = await place.put(zombie, 1, Order(1, "zombie"))
+    successor = await place.writer("bg1")
+    with pytest.raises(FencedError, match=SHUT_OUT):
+        await place.put(zombie, 2, Order(2, "zombie"))
+    with pytest.raises(FencedError, match=SHUT_OUT):  # what was given up is not called lost
+        await zombie.commit(staged)
+    await zombie.close()
+    await successor.commit(await place.put(successor, 1, Order(1, "b")))
     assert place.seen() == [(1, "b")]
     await place.close()
+
+
+async def test_the_next_attempt_of_the_same_run_comes_in(place, monkeypatch):
+    monkeypatch.setattr(commits, "_CUT_OFF", "select %s, %s, %s, %s")
+    before = await place.writer("ag1")
+    await before.commit(await place.put(before, 1, Order(0, "a")))
+    await before.commit(await place.put(before, 2, Order(3, "a")))
+    again = await place.writer("ag2", again=True)
+    with pytest.raises(ConnectorError, match="shut out by a later attempt") as caught:
+        await place.put(before, 1, Order(1, "left over"))
+    assert not isinstance(caught.value, FencedError)
+    await before.close()
+    await again.commit(await place.put(again, 1, Order(1, "a")))
+    late = await place.writer("bg2")  # of a run that failed while it started
+    await late.commit(await place.put(late, 1, Order(2, "b")))
+    assert place.seen() == [(0, "a"), (1, "a"), (2, "b"), (3, "a")]
+    await place.close()
+
+
+async def test_rows_that_were_given_up_are_not_taken_for_committed(place):
+    """A run begins anew and fills the slot; then somebody goes on from the old checkpoint."""
+    first = await place.writer("ag1")
+    one = await place.put(first, 1, Order(1, "a"))
+    two = await place.put(first, 2, Order(2, "a"))
+    await first.commit(one)
+    fresh = await place.writer("bg1")
+    for epoch in (1, 2, 3):
+        await fresh.commit(await place.put(fresh, epoch, Order(10 + epoch, "b")))
+    with pytest.raises(ConnectorError, match="checkpoint 2, task 0, were given up.*are lost"):
+        await place.writer("cg1", two)
+    await place.writer("dg1", one)  # that was committed, and its slot has been used since
+    assert place.seen() == [(1, "a"), (11, "b"), (12, "b"), (13, "b")]
+    await place.close()
+
+
+async def test_what_was_staged_is_committed_when_the_job_promises_less(place):
+    first = await place.writer()
+    one = await place.put(first, 1, Order(1, "a"))
+    await first.close()
+    second = await place.writer("b", one, guarantee="at-least-once")
+    assert place.seen() == [(1, "a")]
+    await place.put(second, 2, Order(2, "b"))
+    await place.close()
+    assert place.seen() == [(1, "a"), (2, "b")]
 
 
 @pytest.mark.parametrize("moment", ["write", "prepare", "commit"])
@@ -245,6 +327,31 @@ async def test_what_is_told_when_it_is_opened(database, place):
         await away.writer(give_up_after="200ms")
     await place.close()
     await away.close()
+
+
+@pytest.fixture(scope="module")
+def locked():
+    server = started(PostgresServer(password="secret"))
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("password=wrong", "password authentication failed"),
+        ("dbname=nowhere", "database .nowhere. does not exist"),
+        ("user=nobody", "authentication failed for user .nobody"),
+    ],
+)
+async def test_who_is_not_let_in_is_told_at_once(locked, wrong, message):
+    place = Place(None, "t", dsn=f"{locked.dsn} {wrong}")
+    message = f"sink 'out': PostgreSQL does not let us in: .*{message}.*; correct dsn="
+    with pytest.raises(ConnectorError, match=message) as caught:
+        async with asyncio.timeout(5):
+            await place.writer()
+    assert not isinstance(caught.value, OutageError)
+    await place.close()
 
 
 @pytest.mark.parametrize(

@@ -224,6 +224,20 @@ def test_each_worker_is_given_its_own_tasks_and_all_know_the_placement() -> None
     assert all(set(d.placement) == set(play.tasks) for d in deploys)
 
 
+def test_sinks_are_told_whether_their_run_has_been_at_work_before() -> None:
+    """A run that has not may meet what an earlier one left; one that has meets a newer one."""
+    play = Play().to_loading()
+    play.loaded()
+    play.fail("not yet running")
+    play.to_running_again()
+    play.fail("running")
+    play.to_running_again()
+    deploys = [i for i in play.all if isinstance(i, Deploy) and i.worker == 0]
+    assert [deploy.took_over for deploy in deploys] == [False, False, True]
+    assert [deploy.run for deploy in deploys] == ["0g1", "0g2", "0g3"]
+    assert {deploy.whole_run for deploy in deploys} == {"0"}
+
+
 def test_a_checkpoint_from_trigger_to_commit() -> None:
     play = Play().to_running()
     assert play.tick(99) == ""

@@ -31,6 +31,7 @@ class PostgresServer(Service):
 
     Args:
         durable: Wait for the disk, as a test that kills the server needs it.
+        password: What the user must know; without one everybody is let in.
 
     Attributes:
         dsn: How to connect.
@@ -42,11 +43,14 @@ class PostgresServer(Service):
     ...     sink = PostgresSink(server.dsn, table="spend")
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, password: str | None = None) -> None:
         self._durable = durable
-        super().__init__(os.environ.get(VARIABLE), VARIABLE)
+        self._password = password
+        super().__init__(os.environ.get(VARIABLE) if password is None else None, VARIABLE)
         self._port = free_port()
         self.dsn = self._given or f"host=127.0.0.1 port={self._port} user=tests dbname=postgres"
+        if password is not None:
+            self.dsn += f" password={password}"
 
     def _create(self) -> ServerProcess:
         initdb, postgres = find_program("initdb"), find_program("postgres")
@@ -56,7 +60,14 @@ class PostgresServer(Service):
         if become is not None:
             os.chown(folder, become.pw_uid, become.pw_gid)
         give_up = None if become is None else _giving_up(become)
-        command = [initdb, "-D", str(data), "-U", "tests", "-A", "trust", "-E", "UTF8", "--no-sync"]
+        command = [initdb, "-D", str(data), "-U", "tests", "-E", "UTF8", "--no-sync"]
+        if self._password is None:
+            command += ["-A", "trust"]
+        else:
+            secret = folder / "password"
+            secret.write_text(self._password)
+            secret.chmod(0o644)  # initdb may run as another user; the folder is gone with the test
+            command += ["-A", "scram-sha-256", "--pwfile", str(secret)]
         done = subprocess.run(
             [*command, "--locale=C"], capture_output=True, check=False, preexec_fn=give_up, cwd="/"
         )
