@@ -7,6 +7,7 @@ state/        checkpoints and live state, as of ``streamline run``
 master.json   the process that runs it: pid and port
 master.lock   held by that process
 ended.json    how it ended; written by that process as its last act
+claim-*       where an order leaves a savepoint; what is found there is its own
 log           what it, its workers and the user's functions print
 """
 
@@ -78,6 +79,12 @@ class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, str] = {}
 
 
+class SavepointClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that was empty when an order came for a savepoint in it."""
+
+    path: str
+
+
 @dataclass(frozen=True)
 class JobFolder:
     """The paths of one job."""
@@ -104,6 +111,10 @@ class JobFolder:
         """The interpreter that runs the job."""
         own = self.environment / "bin" / "python"
         return str(own) if own.exists() else sys.executable
+
+    def claim(self, order: str) -> Path:
+        """Note of the place in which an order leaves a savepoint."""
+        return self.root / f"claim-{order}"
 
     @property
     def state(self) -> Path:
@@ -167,10 +178,14 @@ def read_address(path: Path) -> MasterAddress | None:
 
 
 def read_end(path: Path) -> MasterEnd | None:
-    """How a job ended; None if it has not."""
+    """How a job ended; None if it has not.
+
+    Raises:
+        OSError: If that cannot be said now.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=MasterEnd)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 
 import httpx
+import psutil
 import pytest
 
 from tests.cluster.running import JOBS, Cluster, totals, wanted
@@ -59,6 +60,17 @@ def test_the_daemon_drains_when_it_is_told_to_end(cluster):
     assert "draining all jobs" in said
     assert cluster.masters() == []
     cluster.start()
+    cluster.until(job, lambda found: found["state"] == "finished")
+    assert totals(cluster.folder / "out") == wanted(60_000)
+
+
+def test_a_signal_to_a_jobs_process_does_not_end_the_job(cluster):
+    """As when the machine goes down: it drains, and the next process goes on from there."""
+    job = submitted(cluster, count=60_000)
+    cluster.records(job)
+    (pid,) = cluster.masters()
+    os.kill(pid, signal.SIGTERM)
+    psutil.Process(pid).wait(20)
     cluster.until(job, lambda found: found["state"] == "finished")
     assert totals(cluster.folder / "out") == wanted(60_000)
 
@@ -184,10 +196,24 @@ def test_told(cluster, tmp_path):
     start = ("cluster", "start", "--data-dir", cluster.data, "--listen", "127.0.0.1:0")
     assert "is in use by another process" in say(*start, status=1)
     assert "--token-file" in say("cluster", "start", "--data-dir", "o", "--listen", "0.0.0.0:0")
+    tls = ("cluster", "start", "--tls-cert", "short", "--tls-key", "short")
     (tmp_path / "short").write_text("short\n")
+    assert "--tls-cert short and --tls-key short cannot be used" in say(*tls)
     many = ("cluster", "start", "--listen", "0.0.0.0:0", "--token-file", "short")
     assert "at least 16 characters" in say(*many)
     assert "give HOST:PORT" in say("cluster", "start", "--listen", "nowhere")
+
+
+def test_a_note_for_the_commands_that_cannot_be_written(tmp_path):
+    """The daemon serves all the same, and says how it is reached."""
+    (tmp_path / "home").write_text("no folder")
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+    finally:
+        said = cluster.kill(signal.SIGTERM)[1]
+        cluster.__exit__()
+    assert "cluster.json cannot be written (Not a directory): commands need --cluster http" in said
 
 
 def test_without_a_cluster(tmp_path):
