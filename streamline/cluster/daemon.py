@@ -156,9 +156,9 @@ class Daemon:
             del self._submissions[key]
 
     async def _submit(self, submission: Submission, key: str) -> JobRecord:
-        if submission.origin and "://" not in submission.origin:
-            if not Path(submission.origin).exists():
-                raise UsageError(f"from: there is no folder {submission.origin}")
+        origin = submission.origin
+        if origin and "://" not in origin and not Path(origin).is_absolute():
+            raise UsageError(f"origin {origin!r}: give the whole path of a folder, or a URL")
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
         job_id = f"{stem}-{secrets.token_hex(3)}"
         folder = self.job_folder(job_id)

@@ -55,6 +55,21 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_json: bool
 
 
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be built before a job is taken; see ``inspect``.
+
+    Attributes:
+        path, expose, params, parallelism, origin, allow_dropped_state: See ``MasterSettings``.
+    """
+
+    path: str
+    expose: str
+    params: dict[str, str]
+    parallelism: int
+    origin: str
+    allow_dropped_state: bool
+
+
 class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where the process of a job listens."""
 

@@ -93,6 +93,29 @@ def test_an_order_outlives_the_daemon(cluster):
     assert operation.json()["result"]["path"] == path
 
 
+def test_a_savepoint_that_does_not_fit(cluster):
+    """It is refused when the job is submitted, in one sentence, and no job comes of it."""
+    job = submitted(cluster, count=10_000_000)
+    cluster.records(job)
+    cluster.ok("stop", job, "--savepoint", "saved")
+    params = ("-p", f"output={cluster.folder / 'out'}", "-p", "count=1000")
+    start = ("submit", JOBS / "misfit.py", *params, "--from", "saved")
+    other = cluster.refused(*start, "-p", "kind=other")
+    assert "does not fit: node 'window': its kind was window" in other
+    assert "give it another name=" in other
+    dropped = cluster.refused(*start, "-p", "kind=none")
+    assert "does not fit: node 'window': the job has no place for keyed state" in dropped
+    assert "name it again with name=, or give it up with --allow-dropped-state" in dropped
+    (cluster.folder / "empty").mkdir()
+    empty = cluster.refused(*start[:-1], "empty", "-p", "kind=none")
+    assert "there is no checkpoint" in empty
+    assert len(json.loads(cluster.ok("list", "--all", "--json"))) == 1
+    accepted = cluster.ok(*start, "-p", "kind=none", "--allow-dropped-state")
+    found = cluster.until(accepted, lambda found: found["state"] == "finished")
+    assert found["records_in"] == 0  # it went on behind all there is for it
+    assert "is given up" in cluster.ok("logs", accepted)
+
+
 def test_what_a_job_prints_and_how_it_fails(cluster, tmp_path):
     (tmp_path / "failing.py").write_text(
         "import streamline as sl\n"
@@ -179,7 +202,9 @@ def test_told(cluster, tmp_path):
     assert "--node window: give NAME=N" in say("rescale", job, "--node", "window")
     assert "the job file 'nowhere.py' does not exist" in say("submit", "nowhere.py")
     params = ("-p", "output=o", "-p", "count=1")
-    assert "there is no folder" in say("submit", JOBS / "paced.py", *params, "--from", "nowhere")
+    assert "there is no such folder" in say(
+        "submit", JOBS / "paced.py", *params, "--from", "nowhere"
+    )
     assert "count" in say("submit", JOBS / "paced.py", "-p", "output=o")
     status, out, err = cluster.run("submit", JOBS / "broken.py")
     assert (status, out) == (2, "")

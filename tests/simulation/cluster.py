@@ -185,7 +185,8 @@ class SimMaster:
             self.die()
 
     def _saved(self) -> None:
-        if self._world.rng.random() < self._world.die_saving:
+        if self._world.dies_saving and self._world.rng.random() < 0.5:
+            self._world.dies_saving -= 1
             self._world.tell(f"{self._world.at} the job's process dies behind a savepoint")
             self.die()
 
@@ -332,7 +333,7 @@ class World:
         self.fallen = asyncio.Event()
         self.deadly = rng.choice([0.02, 0.1, 0.3])
         self.deaths = rng.randrange(6)
-        self.die_saving = rng.choice([0.0, 0.5])
+        self.dies_saving = rng.choice([0, 1, 3])
         self.lose = rng.choice([0.0, 0.02, 0.1])
         self.repeat = rng.choice([0.0, 0.2, 0.5])
         self.slow_s = rng.choice([0.001, 0.05, 0.5])
@@ -546,6 +547,9 @@ class World:
                 assert found.result["epoch"] == last, "it is not of the job's last checkpoint"
                 assert DirectoryStore(Path(target)).epochs() == [last]
                 return await self.submit(rng.randint(1, 3), found.result["path"])
+            if getattr(found, "error", "").startswith("the job was stopped before it had a check"):
+                assert not DirectoryStore(self.state_of(job) / "checkpoints").epochs()
+                return await self.submit(rng.randint(1, 3), "")
         else:
             found = await self.ask(job, "cancel", {})
             if getattr(found, "state", "") == "done":
