@@ -38,12 +38,27 @@ def main() -> None:
     try:
         status = _call(arguments, debug=debug)
         sys.stdout.flush()
-    except OSError as error:  # all others are told as what they mean, where they happen
-        silence(1)
-        if not isinstance(error, BrokenPipeError):
-            tell(f"streamline: standard output cannot be written: {error}")
+    except OSError as error:
         status = FAILED
+        if _of_stdout():
+            silence(1)
+            if not isinstance(error, BrokenPipeError):
+                tell(f"streamline: standard output cannot be written: {error}")
+        else:  # most are told as what they mean, where they happen; this one was not
+            if debug:
+                tell(traceback.format_exc().rstrip())
+            what = error.strerror or str(error)
+            tell("streamline: " + (f"{error.filename}: {what}" if error.filename else what))
     sys.exit(status)
+
+
+def _of_stdout() -> bool:
+    """Whether standard output is what cannot be written: it still holds what it could not."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
 
 
 def _call(arguments: list[str], *, debug: bool) -> int:

@@ -116,6 +116,9 @@ class ControlServer:
         answer: dict[str, Any] = {"number": order.get("number")}
         try:
             answer["result"] = await self._handle(order["verb"], order["arguments"])
+        except MasterGoneError:
+            writer.close()  # as if we were gone already: it is asked again of the next process
+            return
         except StreamlineError as error:
             answer["error"] = str(error)
         except Exception as error:  # noqa: BLE001 - whoever asked is told

@@ -8,6 +8,8 @@ import os
 import re
 import secrets
 import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from streamline.state.store import open_store
 
 _COMPACT_BYTES = 1 << 20
 _SUSPEND_S = 20.0
+_PAUSE_S = 1.0
 
 
 class Daemon:
@@ -44,6 +47,7 @@ class Daemon:
         clock: The time.
         log_json: Logs of jobs are to have JSON lines, from their next start on.
         machine: Where jobs run; this machine if not given.
+        say: Told what whoever runs the cluster should know.
 
     Raises:
         LockedError: If another daemon uses the folder.
@@ -51,9 +55,16 @@ class Daemon:
     """
 
     def __init__(
-        self, folder: Path, clock: Clock, *, log_json: bool = False, machine: Machine | None = None
+        self,
+        folder: Path,
+        clock: Clock,
+        *,
+        log_json: bool = False,
+        machine: Machine | None = None,
+        say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = folder
+        self._say = say
         self._log_json = log_json
         self._clock = clock
         try:
@@ -76,18 +87,24 @@ class Daemon:
         self.keepers: dict[str, Keeper] = {}
         self._operations: dict[str, asyncio.Task[None]] = {}
         self._submissions: dict[str, asyncio.Task[JobRecord]] = {}
+        self._compact_at = _COMPACT_BYTES
 
     def start(self) -> None:
         """Take over all jobs that have not ended, and what was asked of them."""
-        self._journal.replace(self.jobs.entries())
-        for folder in (self.folder / "jobs").iterdir():
-            if folder.name not in self.jobs.jobs:  # of a submission that was being looked at
-                shutil.rmtree(folder, ignore_errors=True)
+        self._compact()
+        for path in (self.folder / "jobs").iterdir():
+            if path.name in self.jobs.jobs:
+                continue
+            folder = JobFolder(path)
+            if folder.settings.exists() or folder.state.exists():  # of a journal that was lost?
+                self._say(f"{path} is of no job that the journal knows; it is left as it is")
+            else:  # of a submission that was being looked at
+                shutil.rmtree(path, ignore_errors=True)
         for job in self.jobs.jobs.values():
             if job.state is None:
                 self._keep(job)
             for operation in self.jobs.pending(job.id):
-                self._begin(operation, again=True)
+                self._begin(operation)
 
     async def close(self, *, suspend: bool) -> None:
         """End.
@@ -139,9 +156,9 @@ class Daemon:
             del self._submissions[key]
 
     async def _submit(self, submission: Submission, key: str) -> JobRecord:
-        if submission.origin and "://" not in submission.origin:
-            if not Path(submission.origin).exists():
-                raise UsageError(f"from: there is no folder {submission.origin}")
+        origin = submission.origin
+        if origin and "://" not in origin and not Path(origin).is_absolute():
+            raise UsageError(f"origin {origin!r}: give the whole path of a folder, or a URL")
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
         job_id = f"{stem}-{secrets.token_hex(3)}"
         folder = self.job_folder(job_id)
@@ -188,7 +205,7 @@ class Daemon:
         operation = Operation(f"op-{secrets.token_hex(6)}", job.id, verb, arguments)
         self._note({"kind": "asked", "operation": asdict(operation)})
         operation = self.jobs.operations[operation.id]
-        self._begin(operation, again=False)
+        self._begin(operation)
         return operation
 
     def default_savepoint(self, name: str) -> str:
@@ -255,8 +272,14 @@ class Daemon:
         """Write an entry down, then take it into account."""
         self._journal.append(entry)
         self.jobs.apply(entry)
-        if self._journal.size > _COMPACT_BYTES:
+        if self._journal.size > self._compact_at:
+            self._compact()
+
+    def _compact(self) -> None:
+        """Make the journal smaller, or try again once it has grown by as much as it is now."""
+        with suppress(StateError):  # what was noted stands in it in any case
             self._journal.replace(self.jobs.entries())
+        self._compact_at = max(_COMPACT_BYTES, 2 * self._journal.size)
 
     def _keep(self, job: JobRecord) -> None:
         self.keepers[job.id] = Keeper(
@@ -267,6 +290,7 @@ class Daemon:
             token=self._master_token,
             clock=self._clock,
             on_end=lambda end: self._ended(job.id, end),
+            say=self._say,
         )
 
     def _ended(self, job: str, end: MasterEnd) -> None:
@@ -281,22 +305,34 @@ class Daemon:
             shutil.rmtree(worthless, ignore_errors=True)
         self.keepers.pop(job, None)
 
-    def _begin(self, operation: Operation, *, again: bool) -> None:
-        task = asyncio.ensure_future(self._carry_out(operation, again=again))
+    def _begin(self, operation: Operation) -> None:
+        task = asyncio.ensure_future(self._carry_out(operation))
         self._operations[operation.id] = task
         task.add_done_callback(lambda _: self._operations.pop(operation.id, None))
 
-    async def _carry_out(self, operation: Operation, *, again: bool) -> None:
+    async def _carry_out(self, operation: Operation) -> None:
+        while True:
+            try:
+                await self._try(operation)
+                return
+            except (OSError, StateError) as error:  # such as a full disk; it may be done again
+                self._say(f"{operation.verb} {operation.job}: {error}; trying again")
+                await asyncio.sleep(_PAUSE_S)
+
+    async def _try(self, operation: Operation) -> None:
+        """Have something done, and note what came of it."""
         result: dict[str, Any] = {}
         error = ""
         keeper = self.keepers.get(operation.job)
         try:
             if keeper is not None:
-                result = await keeper.carry_out(operation, again=again)
+                result = await keeper.carry_out(operation)
             else:  # it ended, and the daemon died before it could say what came of this
                 result = outcome(self.job_folder(operation.job), operation)
         except OrderFailedError as failed:
             error = str(failed)
+        except OSError:
+            raise
         except Exception as failed:  # noqa: BLE001 - whoever asked is told
             error = f"the daemon failed by {failed!r}"
         if operation.verb == "rescale" and not error:

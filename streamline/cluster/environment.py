@@ -6,13 +6,13 @@ of the cluster, so that streamline itself and what it needs are there.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import site
 import sys
 import sysconfig
 from pathlib import Path
 
+from streamline.cluster import child
 from streamline.cluster.files import JobFolder
 from streamline.errors import StreamlineError
 
@@ -71,24 +71,10 @@ def _own_packages() -> list[Path]:
 
 
 async def _run(folder: JobFolder, *command: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        cwd=folder.source,
-    )
+    log = folder.root / "install.log"
     try:
-        async with asyncio.timeout(_WITHIN_S):
-            out, _ = await process.communicate()
-    except BaseException as error:
-        process.kill()
-        await process.wait()
-        if isinstance(error, TimeoutError):
-            raise BrokenRequirementsError(
-                f"the requirements were not installed within {_WITHIN_S:g} s"
-            ) from None
-        raise
-    if process.returncode:
-        words = out.decode(errors="replace").strip()[-4_000:]
+        status, words = await child.run(*command, cwd=folder.source, log=log, within_s=_WITHIN_S)
+    except child.OverLimitError as error:
+        raise BrokenRequirementsError(f"installing the requirements {error}") from None
+    if status:
         raise BrokenRequirementsError("the requirements cannot be installed", words)

@@ -7,6 +7,7 @@ state/        checkpoints and live state, as of ``streamline run``
 master.json   the process that runs it: pid and port
 master.lock   held by that process
 ended.json    how it ended; written by that process as its last act
+claim-*       where an order leaves a savepoint; what is found there is its own
 log           what it, its workers and the user's functions print
 """
 
@@ -54,6 +55,21 @@ class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     log_json: bool
 
 
+class Inspection(msgspec.Struct, frozen=True, kw_only=True):
+    """What is to be built before a job is taken; see ``inspect``.
+
+    Attributes:
+        path, expose, params, parallelism, origin, allow_dropped_state: See ``MasterSettings``.
+    """
+
+    path: str
+    expose: str
+    params: dict[str, str]
+    parallelism: int
+    origin: str
+    allow_dropped_state: bool
+
+
 class MasterAddress(msgspec.Struct, frozen=True, kw_only=True):
     """Where the process of a job listens."""
 
@@ -76,6 +92,12 @@ class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
     status: dict[str, Any] = {}
     results: dict[str, dict[str, Any]] = {}
     errors: dict[str, str] = {}
+
+
+class SavepointClaim(msgspec.Struct, frozen=True, kw_only=True):
+    """A place that was empty when an order came for a savepoint in it."""
+
+    path: str
 
 
 @dataclass(frozen=True)
@@ -104,6 +126,10 @@ class JobFolder:
         """The interpreter that runs the job."""
         own = self.environment / "bin" / "python"
         return str(own) if own.exists() else sys.executable
+
+    def claim(self, order: str) -> Path:
+        """Note of the place in which an order leaves a savepoint."""
+        return self.root / f"claim-{order}"
 
     @property
     def state(self) -> Path:
@@ -167,10 +193,14 @@ def read_address(path: Path) -> MasterAddress | None:
 
 
 def read_end(path: Path) -> MasterEnd | None:
-    """How a job ended; None if it has not."""
+    """How a job ended; None if it has not.
+
+    Raises:
+        OSError: If that cannot be said now.
+    """
     try:
         return msgspec.json.decode(path.read_bytes(), type=MasterEnd)
-    except (OSError, msgspec.MsgspecError):
+    except (FileNotFoundError, msgspec.MsgspecError):
         return None
 
 

@@ -12,8 +12,10 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, TypeAlias
 
 import msgpack
 
@@ -38,11 +40,12 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._broken = False
         self.entries: list[Entry] = []
         self.size = 0
         try:
             path.with_suffix(".new").unlink(missing_ok=True)
-            self._file: BinaryIO = path.open("a+b")
+            self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise StateError(f"the journal {path} cannot be used: {error}") from error
         try:
@@ -61,13 +64,18 @@ class Journal:
         Raises:
             StateError: If it cannot be written; then it is as if it had not been tried.
         """
+        if self._broken:
+            raise StateError(f"the journal {self._path} takes no more; start the cluster again")
         data = _framed(entry)
         try:
-            self._file.write(data)
-            self._file.flush()
+            self._file.seek(self.size)
+            _write(self._file, data)
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._cut(self.size)
+            try:
+                self._cut(self.size)
+            except OSError:
+                self._broken = True  # nobody knows what stands in it now
             raise StateError(f"the journal {self._path} cannot be written: {error}") from error
         self.size += len(data)
 
@@ -78,20 +86,27 @@ class Journal:
             StateError: If they cannot be written; the old ones stay.
         """
         new = self._path.with_suffix(".new")
+        file: FileIO | None = None
         try:
-            with new.open("wb") as file:
-                for entry in entries:
-                    file.write(_framed(entry))
-                size = file.tell()
-                file.flush()
-                os.fsync(file.fileno())
+            file = new.open("w+b", buffering=0)
+            for entry in entries:
+                _write(file, _framed(entry))
+            size = file.tell()
+            os.fsync(file.fileno())
             new.replace(self._path)
-            _sync_folder(self._path.parent)
-            old, self._file = self._file, self._path.open("a+b")
-            old.close()
         except OSError as error:
+            if file is not None:
+                file.close()
+            with suppress(OSError):
+                new.unlink(missing_ok=True)
             raise StateError(f"the journal {self._path} cannot be written: {error}") from error
-        self.size = size
+        self._file.close()
+        self._file, self.size, self._broken = file, size, False
+        try:
+            _sync_folder(self._path.parent)
+        except OSError as error:
+            self._broken = True  # after a loss of power it could be the old one again
+            raise StateError(f"the journal {self._path} cannot be written: {error}") from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -99,7 +114,7 @@ class Journal:
 
     def _read(self) -> None:
         self._file.seek(0)
-        data = self._file.read()
+        data = self._file.readall()
         while self.size < len(data):
             entry, end = _unframed(data, self.size)
             if entry is None:
@@ -115,8 +130,14 @@ class Journal:
 
     def _cut(self, size: int) -> None:
         self._file.truncate(size)
-        self._file.seek(0, os.SEEK_END)
         os.fsync(self._file.fileno())
+
+
+def _write(file: FileIO, data: bytes) -> None:
+    """Write all of it: the system may take a part, and say no to the rest."""
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
 
 
 def _framed(entry: Mapping[str, Any]) -> bytes:

@@ -16,6 +16,7 @@ from streamline.cluster.control import MasterGoneError, OrderFailedError
 from streamline.cluster.files import JobFolder, MasterEnd, MasterSettings, read_end, write_json
 from streamline.cluster.jobs import JobRecord, Operation
 from streamline.cluster.machine import JobProcess, OrderLine
+from streamline.errors import StreamlineError
 
 _LOOK_EVERY_S = 0.05
 _STATUS_EVERY_S = 0.25
@@ -24,6 +25,7 @@ _ANSWER_WITHIN_S = 5.0
 _CANCEL_WITHIN_S = 5.0
 _SILENT_S = 5.0
 _PAUSE_S = 0.1
+_TROUBLE_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _BUDGET, _WINDOW_S = 10, 600.0
 
@@ -38,7 +40,8 @@ class Keeper:
         log_json: Its log is to have JSON lines.
         token: What gives the right to give orders to its process.
         clock: The time.
-        on_end: Called once, when the job has ended.
+        on_end: Called when the job has ended; again if it raises.
+        say: Told what is wrong, if it is not the job that is.
 
     Attributes:
         status: What the job's process has said last.
@@ -55,6 +58,7 @@ class Keeper:
         token: str,
         clock: Clock,
         on_end: Callable[[MasterEnd], None],
+        say: Callable[[str], None],
     ) -> None:
         self.status: dict[str, Any] = {}
         self.restarts = 0
@@ -64,11 +68,15 @@ class Keeper:
         self._log_json = log_json
         self._clock = clock
         self._on_end = on_end
+        self._say = say
+        self._said = ""
         self._client: OrderLine | None = None
         self._connected = asyncio.Event()
         self._process = process
         self._deaths: deque[float] = deque(maxlen=_BUDGET)
+        self._pause_s = _PAUSE_S
         self._leaving = False
+        self._forced = asyncio.Event()
         self._ended = asyncio.Event()
         self._running = asyncio.ensure_future(self._run())
 
@@ -79,12 +87,11 @@ class Keeper:
             return "recovering"
         return str(self.status.get("state", "starting"))
 
-    async def carry_out(self, operation: Operation, *, again: bool) -> dict[str, Any]:
+    async def carry_out(self, operation: Operation) -> dict[str, Any]:
         """Have the job's process do something; waits until there is one.
 
         Args:
-            operation: What.
-            again: It may have been done before, by a process that then died.
+            operation: What. It may have been done before, by a process that then died.
 
         Raises:
             OrderFailedError: If it could not be done, or the job ended first.
@@ -92,21 +99,19 @@ class Keeper:
         deadline = self._clock.monotonic_s() + _CANCEL_WITHIN_S
         while not self._ended.is_set():
             if operation.verb == "cancel" and self._clock.monotonic_s() > deadline:
+                self._forced.set()  # it does not listen, or does not come up
                 self._process.kill()
             client = await self._wait_for_client(_LOOK_EVERY_S * 10)
             if client is None:
                 continue
             arguments = {**operation.arguments, "operation": operation.id}
-            if operation.verb != "cancel":
-                arguments["again"] = again
             try:
                 limit = _CANCEL_WITHIN_S if operation.verb == "cancel" else None
                 async with asyncio.timeout(limit):
                     return await client.call(operation.verb, arguments)
             except TimeoutError:
-                self._process.kill()  # it does not listen
+                pass
             except MasterGoneError:
-                again = True
                 await asyncio.sleep(_LOOK_EVERY_S)  # the watching part will see it as well
         return outcome(self._folder, operation)
 
@@ -153,33 +158,57 @@ class Keeper:
         return self._client
 
     async def _run(self) -> None:
-        pause_s = _PAUSE_S
-        while not self._leaving:
-            end = read_end(self._folder.end)
-            if end is not None:
-                self._finish(end)
+        while not self._leaving and not self._ended.is_set():
+            try:
+                await self._look_after()
+                self._said = ""
+            except (OSError, StreamlineError) as error:
+                # Such as a full disk, or no more processes. The job is not to blame.
+                if str(error) != self._said:
+                    self._said = str(error)
+                    self._say(f"job {self._job.id} cannot be looked after: {error}; trying again")
+                await self._pause(_TROUBLE_PAUSE_S)
+
+    async def _look_after(self) -> None:
+        """Find or start its process and watch it to its end, or see that the job has ended."""
+        end = read_end(self._folder.end)
+        if end is None and self._forced.is_set() and not self._process.is_run():
+            end = MasterEnd(state="canceled", status=self.status)
+            write_json(self._folder.end, end)  # one that is just starting will see it
+        if end is not None:
+            self._finish(end)
+            return
+        if self._forced.is_set():
+            self._process.kill()
+            await asyncio.sleep(_LOOK_EVERY_S)
+            return
+        began_s = self._clock.monotonic_s()
+        if await self._connect() or (not self._process.is_run() and await self._start()):
+            await self._watch()
+        if self._process.is_run():
+            await asyncio.sleep(_LOOK_EVERY_S)  # it is busy, or has not come that far yet
+        elif read_end(self._folder.end) is None and not self._leaving:
+            if not self._may_try_again():
+                reason = f"its process ended {_BUDGET} times; see its log"
+                end = MasterEnd(state="failed", reason=reason, status=self.status)
+                write_json(self._folder.end, end)
                 return
-            began_s = self._clock.monotonic_s()
-            if await self._connect() or (not self._process.is_run() and await self._start()):
-                await self._watch()
-            if self._process.is_run():
-                await asyncio.sleep(_LOOK_EVERY_S)  # it is busy, or has not come that far yet
-            elif read_end(self._folder.end) is None and not self._leaving:
-                if not self._may_try_again():
-                    reason = f"its process ended {_BUDGET} times; see its log"
-                    end = MasterEnd(state="failed", reason=reason, status=self.status)
-                    write_json(self._folder.end, end)
-                    continue
-                if self._clock.monotonic_s() - began_s > _WINDOW_S:
-                    pause_s = _PAUSE_S
-                await asyncio.sleep(pause_s)
-                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            if self._clock.monotonic_s() - began_s > _WINDOW_S:
+                self._pause_s = _PAUSE_S
+            await self._pause(self._pause_s)
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, unless the job is to be ended at once."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._forced.wait()
 
     def _finish(self, end: MasterEnd) -> None:
+        self._on_end(end)
         self._ended.set()
         self._connected.clear()
         self._client = None
-        self._on_end(end)
 
     async def _connect(self) -> bool:
         """Find the process that runs it, if there is one."""
@@ -187,9 +216,13 @@ class Keeper:
         if client is None:
             return False
         status: dict[str, Any] = {}
-        with suppress(TimeoutError, MasterGoneError, OrderFailedError):
+        try:
             async with asyncio.timeout(_ANSWER_WITHIN_S):
                 status = await client.call("status")
+        except TimeoutError:
+            self._process.kill(stopped=True)
+        except (MasterGoneError, OrderFailedError):
+            pass
         if status.get("job") != self._job.id:  # somebody else was given its port since
             await client.close()
             return False
@@ -222,7 +255,7 @@ class Keeper:
         while self._clock.monotonic_s() < deadline:
             if await self._connect():
                 return True
-            if self._process.has_exited():
+            if self._process.has_exited() or self._forced.is_set():
                 return False
             await asyncio.sleep(_LOOK_EVERY_S)
         self._process.kill()

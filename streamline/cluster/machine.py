@@ -16,9 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from streamline.cluster import child
 from streamline.cluster.control import ControlClient
 from streamline.cluster.environment import environment, install
 from streamline.cluster.files import (
+    Inspection,
     JobFolder,
     MasterSettings,
     lock,
@@ -130,33 +132,35 @@ class ThisMachine(Machine):
         if submission.requirements:
             await install(folder, submission.requirements)
         path = folder.source / submission.file
-        process = await asyncio.create_subprocess_exec(
-            folder.python,
-            *("-m", "streamline.cluster.inspect"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            cwd=path.parent,
-            env=environment(folder),
+        told = folder.root / "inspect.json"
+        asked = Inspection(
+            path=str(path),
+            expose=submission.expose,
+            params=submission.params,
+            parallelism=submission.parallelism,
+            origin=submission.origin,
+            allow_dropped_state=submission.allow_dropped_state,
         )
-        given = {
-            "path": str(path),
-            "expose": submission.expose,
-            "params": submission.params,
-            "parallelism": submission.parallelism,
-        }
+        write_json(told, asked)
+        words = ""
         try:
-            async with asyncio.timeout(_INSPECT_S):
-                out, err = await process.communicate(json.dumps(given).encode())
-        except TimeoutError:
-            process.kill()
-            await process.wait()
-            raise BrokenJobError(f"the job file was not done within {_INSPECT_S:g} s") from None
-        try:
-            found: dict[str, Any] = json.loads(out)
-        except ValueError:
-            words = err.decode(errors="replace").strip()[-2_000:]
+            _, words = await child.run(
+                folder.python,
+                *("-m", "streamline.cluster.inspect", str(told)),
+                cwd=path.parent,
+                log=folder.root / "inspect.log",
+                within_s=_INSPECT_S,
+                env=environment(folder),
+            )
+            if told.stat().st_size > child.MOST_PRINTED:
+                raise BrokenJobError("the job's graph is too large")
+            found: dict[str, Any] = json.loads(told.read_bytes())["found"]
+        except child.OverLimitError as error:
+            raise BrokenJobError(f"the job file {error}") from None
+        except (ValueError, KeyError):
             raise BrokenJobError("the process that built the job died", words) from None
+        finally:
+            told.unlink(missing_ok=True)
         if "error" in found:
             source = f"{path.parent}{os.sep}"
             raise BrokenJobError(
@@ -182,7 +186,8 @@ class _LocalProcess(JobProcess):
 
     async def connect(self) -> OrderLine | None:
         address = read_address(self._folder.address)
-        if address is None:
+        # A stranger may have been given its port since: he must not be told the token.
+        if address is None or not _is_master(address.pid, self._folder):
             return None
         try:
             return await ControlClient.connect(address.port, self._token)
@@ -191,6 +196,7 @@ class _LocalProcess(JobProcess):
 
     def start(self, settings: MasterSettings) -> None:
         write_json(self._folder.settings, settings)
+        self._folder.address.unlink(missing_ok=True)  # of the one before
         command = [self._folder.python, "-u", "-m", "streamline.cluster.master"]
         with self._folder.log.open("ab") as log:
             self._process = subprocess.Popen(  # noqa: S603 - that is what it is for

@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from streamline.clock import Clock, SystemClock
-from streamline.cluster.control import ControlServer
+from streamline.cluster.control import ControlServer, MasterGoneError
 from streamline.cluster.files import (
     JobFolder,
     MasterAddress,
     MasterEnd,
     MasterSettings,
+    SavepointClaim,
     lock,
     read_settings,
     write_json,
@@ -39,10 +40,19 @@ from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
 from streamline.logs import JsonLog
 from streamline.plan import make_plan, with_parallelism
-from streamline.state.savepoint import check_empty, export_checkpoint
+from streamline.state.savepoint import check_empty, replace_savepoint, saved_epoch
 from streamline.state.store import open_store
 
 MakeEngine: TypeAlias = Callable[[Callable[[str, str], None]], LocalEngine]
+
+
+class _Engine(LocalEngine):
+    """One that does not end the job by a signal: see ``Master.suspend``."""
+
+    on_signal: Callable[[], None]
+
+    def interrupt(self) -> None:
+        self.on_signal()
 
 
 class Master:
@@ -78,9 +88,19 @@ class Master:
         self._last_error = ""
         self._log = log
         self._suspended = False
+        self._ending = False
         self._orders: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._ended = asyncio.Event()
         self._engine = make_engine(self._say)
+
+    def suspend(self) -> None:
+        """Drain the job to a checkpoint and end this process; the job itself goes on with another.
+
+        That is also what a signal means: it is for the process, or for the machine.
+        """
+        if not self._suspended:
+            self._suspended = True
+            self._engine.drain()
 
     async def run(self) -> None:
         """Run the job to its end, and write down how it ended."""
@@ -89,7 +109,7 @@ class Master:
         # What waits for the end, such as the savepoint of a stop, is part of it.
         answers = await asyncio.gather(*self._orders.values(), return_exceptions=True)
         self._say("info", f"job {status.name!r} {status.state}")
-        if not (self._suspended and status.state == JobState.STOPPED):
+        if not self._goes_on:
             end = MasterEnd(
                 state=str(status.state),
                 reason=status.reason,
@@ -104,9 +124,16 @@ class Master:
                     order: str(answer)
                     for order, answer in zip(self._orders, answers, strict=True)
                     if isinstance(answer, StreamlineError)
+                    and not isinstance(answer, MasterGoneError)
                 },
             )
             write_json(self._folder.end, end)
+
+    @property
+    def _goes_on(self) -> bool:
+        """The job has not ended, though this process of it does: nobody has ordered that."""
+        stopped = self._engine.status.state == JobState.STOPPED
+        return self._ended.is_set() and stopped and self._suspended and not self._ending
 
     def _say(self, level: str, text: str) -> None:
         if level != "info":
@@ -138,76 +165,92 @@ class Master:
         if verb == "status":
             return self._describe()
         if verb == "suspend":
-            self._suspended = True
-            self._engine.drain()
+            self.suspend()
             return {}
         # An order is carried out once, however often it is repeated.
         order = arguments.pop("operation")
         task = self._orders.get(order)
+        if task is None and self._goes_on:
+            raise MasterGoneError("the job goes on in another process")
         if task is None and self._ended.is_set():
             state = str(self._engine.status.state)
             if verb == "cancel":
                 return {"state": state}
             raise StateError(f"the job has ended before that: it is {state}")
         if task is None:
-            task = self._orders[order] = asyncio.ensure_future(self._carry_out(verb, arguments))
-        return await asyncio.shield(task)
+            task = asyncio.ensure_future(self._carry_out(order, verb, arguments))
+            self._orders[order] = task
+        try:
+            return await asyncio.shield(task)
+        except StreamlineError as error:
+            if self._goes_on:  # it failed because of that, and may not with the next process
+                raise MasterGoneError("the job goes on in another process") from error
+            raise
 
-    async def _carry_out(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    async def _carry_out(self, order: str, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         if verb == "savepoint":
-            return await self._savepoint(**arguments)
+            return await self._savepoint(order, **arguments)
         if verb == "rescale":
             return await self._rescale(**arguments)
         if verb == "stop":
-            return await self._stop(**arguments)
+            return await self._stop(order, **arguments)
         if verb == "cancel":
+            self._ending = True
             self._engine.cancel()
             await self._ended.wait()
             return {"state": str(self._engine.status.state)}
         raise StreamlineError(f"the job's process knows no order {verb!r}")
 
-    async def _savepoint(self, target: str, again: bool) -> dict[str, Any]:
-        if again and (done := _saved(target)) is not None:
-            return done
+    async def _savepoint(self, order: str, target: str) -> dict[str, Any]:
+        await asyncio.to_thread(self._claim, order, target)
+        if (done := await asyncio.to_thread(saved_epoch, target)) is not None:
+            return {"path": target, "epoch": done}
         manifest = await self._engine.savepoint(target)
         return {"path": target, "epoch": manifest.epoch}
 
-    async def _rescale(
-        self, parallelism: int | None, nodes: dict[str, int], again: bool
-    ) -> dict[str, Any]:
-        del again  # to rescale twice is to rescale once
+    async def _rescale(self, parallelism: int | None, nodes: dict[str, int]) -> dict[str, Any]:
         await self._engine.until_running()
         seconds = await self._engine.rescale(parallelism, nodes)
         options = {"parallelism": self._engine.parallelism, "nodes": self._engine.nodes}
         return {**options, "seconds": seconds}
 
-    async def _stop(self, savepoint: str, again: bool) -> dict[str, Any]:
-        if savepoint and not (again and _saved(savepoint)):
-            check_empty(savepoint)
+    async def _stop(self, order: str, savepoint: str) -> dict[str, Any]:
+        if savepoint:
+            await asyncio.to_thread(self._claim, order, savepoint)
         if savepoint and not self._state.has_checkpoint:
             await self._engine.until_running()  # it has nothing yet that could be saved
+        if self._suspended:
+            raise MasterGoneError("the job goes on in another process")
+        self._ending = True
         self._engine.drain()
         await self._ended.wait()
-        result: dict[str, Any] = {"state": str(self._engine.status.state)}
-        if savepoint and self._engine.status.state in (JobState.STOPPED, JobState.FINISHED):
+        status = self._engine.status
+        if status.state not in (JobState.STOPPED, JobState.FINISHED):
+            why = f": {status.reason}" if status.reason else ""
+            raise StateError(f"the job has ended before that: it is {status.state}{why}")
+        result: dict[str, Any] = {"state": str(status.state)}
+        if savepoint:
             result |= await asyncio.to_thread(self._export, savepoint)
         return result
 
+    def _claim(self, order: str, target: str) -> None:
+        """Refuse a place that holds something, unless it is what this order has left there itself.
+
+        That is written down before anything is left: the order may be repeated to another process.
+        """
+        claim = self._folder.claim(order)
+        if not claim.exists():
+            check_empty(target)
+            write_json(claim, SavepointClaim(path=target))
+
     def _export(self, target: str) -> dict[str, Any]:
-        if (done := _saved(target)) is not None:
-            return done
+        """Copy the last checkpoint; what this order has left before, perhaps of an older, goes."""
         store = open_store(str(self._state.checkpoints))
         manifest, _ = store.latest_usable()
         if manifest is None:
             raise CheckpointError("the job was stopped before it had a checkpoint to be saved")
-        export_checkpoint(store, manifest, target, self._state.root / "scratch")
+        replace_savepoint(store, manifest, target, self._state.root / "scratch")
         return {"path": target, "epoch": manifest.epoch}
-
-
-def _saved(target: str) -> dict[str, Any] | None:
-    """The savepoint that is in a place already, if it is whole."""
-    epochs = open_store(target).epochs()
-    return {"path": target, "epoch": epochs[-1]} if epochs else None
 
 
 def say(level: str, text: str) -> None:
@@ -249,9 +292,13 @@ async def _serve(
 ) -> None:
     """Run a job, and take orders for it by a socket."""
     given = settings_of_engine(settings, graph, state)
-    master = Master(
-        folder, settings, state, lambda say: LocalEngine(given, say), SystemClock(), log
-    )
+
+    def make_engine(say: Callable[[str, str], None]) -> LocalEngine:
+        engine = _Engine(given, say)
+        engine.on_signal = lambda: master.suspend()
+        return engine
+
+    master = Master(folder, settings, state, make_engine, SystemClock(), log)
     server = ControlServer(settings.token, master.handle)
     master.refused = lambda: server.refused
     port = await server.open()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,8 @@ def serve(
         say: Told what the user should know.
 
     Raises:
-        UsageError: If the port is in use, or the address may not be listened at like that.
+        UsageError: If the port is in use, the address may not be listened at like that, or the
+            files for TLS cannot be used.
         LockedError: If another daemon uses the data folder.
     """
     if not _is_loopback(host):
@@ -68,41 +70,47 @@ def serve(
             )
         if certificate is None:
             say(f"listening on {host} without TLS: whoever can listen in can read the token")
+    tls = _tls(certificate, key)
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(folder, listening, token, certificate, key, log_json, say))
+        asyncio.run(_serve(folder, listening, token, tls, log_json, say))
 
 
 async def _serve(
     folder: Path,
     listening: socket.socket,
     token: str | None,
-    certificate: Path | None,
-    key: Path | None,
+    tls: ssl.SSLContext | None,
     log_json: bool,
     say: Callable[[str], None],
 ) -> None:
     clock = SystemClock()
-    daemon = Daemon(folder.absolute(), clock, log_json=log_json)
+    daemon = Daemon(folder.absolute(), clock, log_json=log_json, say=say)
     if token is not None:
         daemon.token = token
     host, port = listening.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    url = f"{'https' if certificate else 'http'}://{shown}:{port}"
+    url = f"{'http' if tls is None else 'https'}://{shown}:{port}"
     config = uvicorn.Config(
         make_app(daemon, clock),
         log_config=None,
         access_log=False,
         lifespan="off",
         timeout_graceful_shutdown=2,
-        ssl_certfile=None if certificate is None else str(certificate),
-        ssl_keyfile=None if key is None else str(key),
     )
+    config.load()
+    config.ssl = tls  # it would load the files itself, and say what is wrong in its own way
     known = known_cluster()
     suspend = False
     try:
         daemon.start()
-        _remember(known, url, daemon.token)
+        try:
+            _remember(known, url, daemon.token)
+        except OSError as error:
+            say(
+                f"{known} cannot be written ({error.strerror}): commands need --cluster {url}, and "
+                f"STREAMLINE_TOKEN with what is in {folder / 'token'}"
+            )
         say(f"cluster at {url}, data in {folder}")
         server = _Server(config)
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -113,6 +121,20 @@ async def _serve(
     finally:
         _forget(known, url)
         await daemon.close(suspend=suspend)
+
+
+def _tls(certificate: Path | None, key: Path | None) -> ssl.SSLContext | None:
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except OSError as error:  # also what is wrong with what stands in them
+        raise UsageError(
+            f"--tls-cert {certificate} and --tls-key {key} cannot be used: "
+            f"{error.strerror or error}"
+        ) from error
+    return context
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -19,12 +19,38 @@ def check_empty(target: str) -> None:
         UsageError: If it does.
         CheckpointError: If it cannot be looked into.
     """
-    try:
-        taken = open_store(target).epochs()
-    except OSError as error:
-        raise CheckpointError(f"{target} cannot be used for a savepoint: {error}") from error
-    if taken:
+    if _epochs(target):
         raise UsageError(f"{target} holds a savepoint already; give another place")
+
+
+def saved_epoch(target: str) -> int | None:
+    """The epoch of the savepoint in a place, if there is one.
+
+    Raises:
+        CheckpointError: If the place cannot be looked into.
+    """
+    epochs = _epochs(target)
+    return epochs[-1] if epochs else None
+
+
+def replace_savepoint(
+    store: CheckpointStore, manifest: Manifest, target: str, scratch: Path
+) -> Manifest:
+    """As :func:`export_checkpoint`; an older savepoint in that place is given up.
+
+    There is always a whole one in it, once there was one.
+
+    Raises:
+        CheckpointError: If it cannot be read or written.
+    """
+    copy = export_checkpoint(store, manifest, target, scratch)
+    other = open_store(target)
+    try:
+        other.discard_newer(copy.epoch)
+        other.discard_all_but(1, set())
+    except OSError as error:
+        raise CheckpointError(f"the savepoint {target} cannot be replaced: {error}") from error
+    return copy
 
 
 def export_checkpoint(
@@ -60,3 +86,10 @@ def export_checkpoint(
         shutil.rmtree(folder, ignore_errors=True)
     other.write_manifest(copy)
     return copy
+
+
+def _epochs(target: str) -> list[int]:
+    try:
+        return open_store(target).epochs()
+    except OSError as error:
+        raise CheckpointError(f"{target} cannot be used for a savepoint: {error}") from error

@@ -48,8 +48,12 @@ class Cluster:
             text=True,
             env=self.environment,
         )
-        line = self.process.stderr.readline()
-        assert "cluster at http://127.0.0.1" in line, line
+        said = ""
+        while "cluster at http" not in said.rpartition("streamline: ")[2]:
+            line = self.process.stderr.readline()
+            assert line, said
+            said += line
+        self.said = said
 
     def command(self, *arguments):
         return [sys.executable, "-m", "streamline.cli.main", *map(str, arguments)]
@@ -57,7 +61,7 @@ class Cluster:
     def kill(self, number=signal.SIGKILL):
         """End the daemon; what it said."""
         self.process.send_signal(number)
-        said = self.process.communicate(timeout=40)[1]
+        said = self.said + self.process.communicate(timeout=40)[1]
         return self.process.returncode, said
 
     def run(self, *arguments, env=None):

@@ -5,6 +5,7 @@ import os
 import signal
 
 import httpx
+import psutil
 import pytest
 
 from tests.cluster.running import JOBS, Cluster, totals, wanted
@@ -63,6 +64,17 @@ def test_the_daemon_drains_when_it_is_told_to_end(cluster):
     assert totals(cluster.folder / "out") == wanted(60_000)
 
 
+def test_a_signal_to_a_jobs_process_does_not_end_the_job(cluster):
+    """As when the machine goes down: it drains, and the next process goes on from there."""
+    job = submitted(cluster, count=60_000)
+    cluster.records(job)
+    (pid,) = cluster.masters()
+    os.kill(pid, signal.SIGTERM)
+    psutil.Process(pid).wait(20)
+    cluster.until(job, lambda found: found["state"] == "finished")
+    assert totals(cluster.folder / "out") == wanted(60_000)
+
+
 def test_an_order_outlives_the_daemon(cluster):
     """What was asked for is done, though the daemon died before it could say so."""
     job = submitted(cluster, count=10_000_000)
@@ -79,6 +91,29 @@ def test_an_order_outlives_the_daemon(cluster):
     operation = httpx.get(f"{cluster.url}/v1/operations/{asked.json()['id']}", headers=headers)
     assert operation.json()["state"] == "done"
     assert operation.json()["result"]["path"] == path
+
+
+def test_a_savepoint_that_does_not_fit(cluster):
+    """It is refused when the job is submitted, in one sentence, and no job comes of it."""
+    job = submitted(cluster, count=10_000_000)
+    cluster.records(job)
+    cluster.ok("stop", job, "--savepoint", "saved")
+    params = ("-p", f"output={cluster.folder / 'out'}", "-p", "count=1000")
+    start = ("submit", JOBS / "misfit.py", *params, "--from", "saved")
+    other = cluster.refused(*start, "-p", "kind=other")
+    assert "does not fit: node 'window': its kind was window" in other
+    assert "give it another name=" in other
+    dropped = cluster.refused(*start, "-p", "kind=none")
+    assert "does not fit: node 'window': the job has no place for keyed state" in dropped
+    assert "name it again with name=, or give it up with --allow-dropped-state" in dropped
+    (cluster.folder / "empty").mkdir()
+    empty = cluster.refused(*start[:-1], "empty", "-p", "kind=none")
+    assert "there is no checkpoint" in empty
+    assert len(json.loads(cluster.ok("list", "--all", "--json"))) == 1
+    accepted = cluster.ok(*start, "-p", "kind=none", "--allow-dropped-state")
+    found = cluster.until(accepted, lambda found: found["state"] == "finished")
+    assert found["records_in"] == 0  # it went on behind all there is for it
+    assert "is given up" in cluster.ok("logs", accepted)
 
 
 def test_what_a_job_prints_and_how_it_fails(cluster, tmp_path):
@@ -167,7 +202,9 @@ def test_told(cluster, tmp_path):
     assert "--node window: give NAME=N" in say("rescale", job, "--node", "window")
     assert "the job file 'nowhere.py' does not exist" in say("submit", "nowhere.py")
     params = ("-p", "output=o", "-p", "count=1")
-    assert "there is no folder" in say("submit", JOBS / "paced.py", *params, "--from", "nowhere")
+    assert "there is no such folder" in say(
+        "submit", JOBS / "paced.py", *params, "--from", "nowhere"
+    )
     assert "count" in say("submit", JOBS / "paced.py", "-p", "output=o")
     status, out, err = cluster.run("submit", JOBS / "broken.py")
     assert (status, out) == (2, "")
@@ -184,10 +221,24 @@ def test_told(cluster, tmp_path):
     start = ("cluster", "start", "--data-dir", cluster.data, "--listen", "127.0.0.1:0")
     assert "is in use by another process" in say(*start, status=1)
     assert "--token-file" in say("cluster", "start", "--data-dir", "o", "--listen", "0.0.0.0:0")
+    tls = ("cluster", "start", "--tls-cert", "short", "--tls-key", "short")
     (tmp_path / "short").write_text("short\n")
+    assert "--tls-cert short and --tls-key short cannot be used" in say(*tls)
     many = ("cluster", "start", "--listen", "0.0.0.0:0", "--token-file", "short")
     assert "at least 16 characters" in say(*many)
     assert "give HOST:PORT" in say("cluster", "start", "--listen", "nowhere")
+
+
+def test_a_note_for_the_commands_that_cannot_be_written(tmp_path):
+    """The daemon serves all the same, and says how it is reached."""
+    (tmp_path / "home").write_text("no folder")
+    cluster = Cluster(tmp_path)
+    try:
+        cluster.start()
+    finally:
+        said = cluster.kill(signal.SIGTERM)[1]
+        cluster.__exit__()
+    assert "cluster.json cannot be written (Not a directory): commands need --cluster http" in said
 
 
 def test_without_a_cluster(tmp_path):

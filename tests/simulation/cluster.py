@@ -44,6 +44,7 @@ from tests.simulation.virtual import VirtualLoop
 from tests.simulation.workers import Life, SimPool
 
 LONGEST_S = 200.0
+TROUBLES = ["worker", "master", "daemon", "suspend", "signal"]
 
 
 class DaemonKilledError(BaseException):
@@ -124,6 +125,17 @@ class Told(JsonLog):
         self._world.tell(f"{self._world.at}     {level}: {text}")
 
 
+class Mortal(Master):
+    """It may die when it has left a savepoint, before it can say so."""
+
+    on_saved: Callable[[], None]
+
+    def _export(self, target: str) -> dict[str, Any]:
+        found = super()._export(target)
+        self.on_saved()
+        return found
+
+
 class SimMaster:
     """The process of a job."""
 
@@ -152,7 +164,8 @@ class SimMaster:
                 store=store,
             )
 
-        self.master = Master(folder, settings, self.state, engine, world.loop, Told(world))
+        self.master = Mortal(folder, settings, self.state, engine, world.loop, Told(world))
+        self.master.on_saved = self._saved
         self.running = asyncio.ensure_future(self._run())
 
     def _pool(self, graph: Any, store: OneLife) -> Any:
@@ -169,6 +182,12 @@ class SimMaster:
         except Exception as error:
             self._world.broken.append(error)
         if self.life.alive:
+            self.die()
+
+    def _saved(self) -> None:
+        if self._world.dies_saving and self._world.rng.random() < 0.5:
+            self._world.dies_saving -= 1
+            self._world.tell(f"{self._world.at} the job's process dies behind a savepoint")
             self.die()
 
     def die(self) -> None:
@@ -222,6 +241,9 @@ class SimLine(OrderLine):
     async def _answer(self, verb: str, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
             return await self._master.master.handle(verb, arguments)
+        except MasterGoneError:
+            self.break_off()
+            raise
         except StreamlineError as error:
             raise OrderFailedError(str(error)) from error
 
@@ -311,6 +333,7 @@ class World:
         self.fallen = asyncio.Event()
         self.deadly = rng.choice([0.02, 0.1, 0.3])
         self.deaths = rng.randrange(6)
+        self.dies_saving = rng.choice([0, 1, 3])
         self.lose = rng.choice([0.0, 0.02, 0.1])
         self.repeat = rng.choice([0.0, 0.2, 0.5])
         self.slow_s = rng.choice([0.001, 0.05, 0.5])
@@ -321,6 +344,8 @@ class World:
         self.daemon: Daemon | None = None
         self._life = Life()
         self._up = asyncio.Event()
+        self._suspending = False
+        self._number = 0
 
     @property
     def at(self) -> str:
@@ -364,10 +389,15 @@ class World:
                 self.daemon = daemon
                 self._up.set()
                 await self.fallen.wait()
+                self.daemon = None
+                self._up.clear()
+                if self._suspending:
+                    await daemon.close(suspend=True)
             except DaemonKilledError:
                 pass
             finally:
                 self.daemon = None
+                self._suspending = False
                 self._up.clear()
                 self._bury(daemon)
             await asyncio.sleep(self.rng.choice([0.01, 0.5, 3.0]))
@@ -389,8 +419,9 @@ class World:
 
     # ------------------------------------------------------------------ the user
 
-    async def submit(self, number: int, parallelism: int, origin: str) -> str:
-        name = f"job-{number}"
+    async def submit(self, parallelism: int, origin: str) -> str:
+        name = f"job-{self._number}"
+        self._number += 1
         record = JobRecord(
             id=name,
             name=self.job().name,
@@ -441,48 +472,98 @@ class World:
     async def live(self) -> None:
         """Submit, do what the seed says, and wait for the end."""
         rng = self.rng
-        job, number = await self.submit(0, rng.randint(1, 3), ""), 0
+        job: str | None = await self.submit(rng.randint(1, 3), "")
         for step in range(rng.randrange(2, 7)):
             await asyncio.sleep(rng.random() * rng.choice([0.02, 0.1, 0.7]))
             verb = rng.choice(
-                ["rescale", "rescale", "worker", "worker", "master", "daemon", "savepoint", "stop"]
+                [*TROUBLES, "worker", "rescale", "rescale", "savepoint", "stop", "stop", "cancel"]
             )
             self.tell(f"{self.at} {verb}")
-            if verb == "rescale":
-                parallelism = rng.randint(1, 3)
-                arguments = {"parallelism": parallelism, "nodes": {}}
-                found = await self.ask(job, "rescale", arguments)
-                if getattr(found, "state", "") == "done":
-                    daemon = await self.up()
-                    assert found.result["parallelism"] == parallelism
-                    assert daemon.jobs.jobs[job].options.parallelism == parallelism
-            elif verb == "worker":
-                for pool in self.pools[-1:]:
-                    if pool.workers:
-                        pool.kill(rng.choice(sorted(pool.workers)))
-            elif verb == "master":
-                for master in self.masters.values():
-                    if master.life.alive:
-                        master.die()
-            elif verb == "daemon":
-                self._life.alive = False
-                self.fallen.set()
-            elif verb == "savepoint":
-                target = str(self.folder / f"saved-{step}")
-                found = await self.ask(job, "savepoint", {"target": target})
-                if getattr(found, "state", "") == "done":
-                    assert DirectoryStore(Path(target)).latest_usable()[0] is not None
-            else:
-                target = str(self.folder / f"saved-{step}")
-                found = await self.ask(job, "stop", {"savepoint": target})
-                if getattr(found, "state", "") == "done":
-                    daemon = await self.up()
-                    assert found.result["state"] in ("stopped", "finished")
-                    if found.result["state"] == "finished":
-                        return
-                    number += 1
-                    job = await self.submit(number, rng.randint(1, 3), found.result["path"])
+            if verb in TROUBLES:
+                self.trouble(verb)
+                continue
+            meanwhile = asyncio.ensure_future(self._trouble(rng.randrange(3)))
+            job = await self.order(job, verb, str(self.folder / f"saved-{step}"))
+            await meanwhile
+            if job is None:
+                return
         await self._until_ended(job)
+
+    async def _trouble(self, times: int) -> None:
+        """Something dies while an order is carried out."""
+        for _ in range(times):
+            await asyncio.sleep(self.rng.random() * self.rng.choice([0.02, 0.1, 0.5]))
+            kind = self.rng.choice(TROUBLES)
+            self.tell(f"{self.at}   meanwhile: {kind}")
+            self.trouble(kind)
+
+    def trouble(self, kind: str) -> None:
+        """A process dies, or the daemon is told to end."""
+        if kind == "worker":
+            for pool in self.pools[-1:]:
+                if pool.workers:
+                    pool.kill(self.rng.choice(sorted(pool.workers)))
+        elif kind == "master":
+            for master in self.masters.values():
+                if master.life.alive:
+                    master.die()
+        elif kind == "signal":  # to the job's own process
+            for master in self.masters.values():
+                if master.life.alive:
+                    master.master.suspend()
+        else:
+            if kind == "suspend":
+                self._suspending = True
+            else:
+                self._life.alive = False
+            self.fallen.set()
+
+    async def order(self, job: str, verb: Verb, target: str) -> str | None:
+        """Give an order, and look at what came of it.
+
+        Returns:
+            The job that runs now; None if it has finished.
+        """
+        rng = self.rng
+        if verb == "rescale":
+            parallelism = rng.randint(1, 3)
+            arguments = {"parallelism": parallelism, "nodes": {}}
+            found = await self.ask(job, "rescale", arguments)
+            if getattr(found, "state", "") == "done":
+                daemon = await self.up()
+                assert found.result["parallelism"] == parallelism
+                assert daemon.jobs.jobs[job].options.parallelism == parallelism
+        elif verb == "savepoint":
+            found = await self.ask(job, "savepoint", {"target": target})
+            if getattr(found, "state", "") == "done":
+                assert DirectoryStore(Path(target)).latest_usable()[0] is not None
+        elif verb == "stop":
+            found = await self.ask(job, "stop", {"savepoint": target})
+            if getattr(found, "state", "") == "done":
+                assert found.result["state"] in ("stopped", "finished")
+                if found.result["state"] == "finished":
+                    return None
+                last = DirectoryStore(self.state_of(job) / "checkpoints").epochs()[-1]
+                assert found.result["epoch"] == last, "it is not of the job's last checkpoint"
+                assert DirectoryStore(Path(target)).epochs() == [last]
+                return await self.submit(rng.randint(1, 3), found.result["path"])
+            if getattr(found, "error", "").startswith("the job was stopped before it had a check"):
+                assert not DirectoryStore(self.state_of(job) / "checkpoints").epochs()
+                return await self.submit(rng.randint(1, 3), "")
+        else:
+            found = await self.ask(job, "cancel", {})
+            if getattr(found, "state", "") == "done":
+                assert found.result["state"] in ("canceled", "stopped", "finished")
+                if found.result["state"] == "finished":
+                    return None
+                state = self.state_of(job)
+                stored = DirectoryStore(state / "checkpoints").epochs()
+                return await self.submit(rng.randint(1, 3), str(state) if stored else "")
+        return job
+
+    def state_of(self, job: str) -> Path:
+        """Where a job's checkpoints are."""
+        return JobFolder(self.folder / "data" / "jobs" / job).state
 
     async def _until_ended(self, job: str) -> None:
         while True:

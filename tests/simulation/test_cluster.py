@@ -3,12 +3,14 @@
 import itertools
 import os
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import pytest
 
 from streamline.cluster.keeper import Keeper
 from streamline.cluster.master import Master
-from tests.simulation.cluster import simulate
+from streamline.state.savepoint import saved_epoch
+from tests.simulation.cluster import Mortal, simulate
 
 SEEDS = int(os.environ.get("STREAMLINE_SIM_SEEDS", "1000"))
 CHUNK = 50
@@ -65,6 +67,20 @@ def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(Keeper, "_start", once)
     assert _broken(20) >= 1
+
+
+def test_it_notices_a_savepoint_that_is_older_than_the_end_of_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that takes what the one before it had left for what it was to leave."""
+    export = Mortal._export
+
+    def lazy(self: Mortal, target: str) -> dict[str, Any]:
+        found = saved_epoch(target)
+        return export(self, target) if found is None else {"path": target, "epoch": found}
+
+    monkeypatch.setattr(Mortal, "_export", lazy)
+    assert _broken(100) >= 1
 
 
 def _broken(seeds: int) -> int:
