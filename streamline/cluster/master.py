@@ -210,9 +210,9 @@ class Master:
 
     async def _rescale(self, parallelism: int | None, nodes: dict[str, int]) -> dict[str, Any]:
         await self._engine.until_running()
-        seconds = await self._engine.rescale(parallelism, nodes)
+        times = await self._engine.rescale(parallelism, nodes)
         options = {"parallelism": self._engine.parallelism, "nodes": self._engine.nodes}
-        return {**options, "seconds": seconds}
+        return {**options, "seconds": times.seconds, "parts": times.parts}
 
     async def _stop(self, order: str, savepoint: str) -> dict[str, Any]:
         if savepoint:

@@ -37,6 +37,7 @@ from streamline.coordinator.job import (
 )
 from streamline.coordinator.status import JobStatus
 from streamline.engines.pool import MakePool, ProcessPool
+from streamline.engines.restarted import Restarted
 from streamline.errors import (
     CheckpointError,
     InvariantError,
@@ -191,6 +192,7 @@ class LocalEngine:
         self._stops = 0
         self._earlier_restarts = 0
         self._rescaling: _Rescaling | None = None
+        self._restarted: Restarted | None = None
         self._savepoints: list[_Savepoint] = []
         self.status = JobStatus(
             settings.graph.name,
@@ -304,7 +306,7 @@ class LocalEngine:
         self._wake.set()
         return await waiting.done
 
-    async def rescale(self, parallelism: int | None, nodes: Mapping[str, int]) -> float:
+    async def rescale(self, parallelism: int | None, nodes: Mapping[str, int]) -> Restarted:
         """Go on at another parallelism: drain, restore what was drained, run.
 
         Worker processes are kept, and only missing ones started. If the job cannot run like
@@ -315,7 +317,7 @@ class LocalEngine:
             nodes: New parallelism of single nodes.
 
         Returns:
-            Seconds until all tasks ran again.
+            How long it took until all tasks ran again.
 
         Raises:
             UsageError: If the graph cannot run like that; nothing is touched then.
@@ -334,13 +336,13 @@ class LocalEngine:
             self._parallelism, self._nodes = before
         rescaling = self._rescaling = _Rescaling(wanted, before, asyncio.Future())
         self.status.state = JobState.RESCALING
-        began = self._clock.monotonic_s()
+        times = self._restarted = Restarted(self._clock.monotonic_s())
         self._do(self._machine.stop(self._now()))
         try:
             await rescaling.done
         finally:
             self._rescaling = None
-        return self._clock.monotonic_s() - began
+        return times
 
     def _switch(self, wanted: tuple[int, dict[str, int]]) -> None:
         """Begin a new machine on what the last one has left."""
@@ -369,6 +371,8 @@ class LocalEngine:
             self._ended = ended
         elif not rescaling.switched and ended.state == JobState.STOPPED:
             rescaling.switched = True
+            if self._restarted is not None:
+                self._restarted.drained = self._clock.monotonic_s()
             self._switch(rescaling.wanted)
         elif rescaling.switched and ended.state == JobState.FAILED and not rescaling.reason:
             rescaling.reason = ended.reason
@@ -389,6 +393,14 @@ class LocalEngine:
             else:
                 rescaling.done.set_result(None)
             self._collect()
+
+    def _look_at_restart(self) -> None:
+        """Tell how long it took once the job runs again."""
+        times = self._restarted
+        if times is not None and times.deployed and self._machine.state == JobState.RUNNING:
+            times.running = self._clock.monotonic_s()
+            self._restarted = None
+            self._say("info", f"running again after {times}")
 
     def _give_up_waiting(self) -> None:
         """The job is over: whoever waits for something of it is told."""
@@ -480,6 +492,7 @@ class LocalEngine:
     def _do(self, instructions: list[Instruction]) -> None:
         for instruction in instructions:
             self._carry_out(instruction)
+        self._look_at_restart()
         self._look_at_rescaling()
         self._collect()
         self._wake.set()
@@ -488,8 +501,12 @@ class LocalEngine:
         if isinstance(instruction, EnsureWorkers):
             self._pool.ensure(self._workers)
         elif isinstance(instruction, LoadCheckpoint):
+            if self._restarted is not None:
+                self._restarted.loading = self._clock.monotonic_s()
             self._loading = self._spawn(self._load(instruction.generation))
         elif isinstance(instruction, Deploy):
+            if self._restarted is not None:
+                self._restarted.deployed = self._clock.monotonic_s()
             self._pool.send(
                 instruction.worker,
                 DeployTasks(
@@ -505,6 +522,9 @@ class LocalEngine:
                 ),
             )
         elif isinstance(instruction, StopTasks):
+            if self._machine.state == JobState.RECOVERING and self._restarted is None:
+                now_s = self._clock.monotonic_s()
+                self._restarted = Restarted(now_s, drained=now_s)
             for worker in self._workers:
                 self._pool.send(worker, DropTasks(instruction.generation))
         elif isinstance(instruction, Tell):

@@ -78,7 +78,10 @@ async def test_up_and_down_with_a_kill_in_between(tmp_path: Path) -> None:
         status = job.engine.status
         await job.records(3_000)
         pids = dict(status.workers)
-        assert await job.engine.rescale(3, {}) < 10
+        times = await job.engine.rescale(3, {})
+        assert times.seconds < 10
+        assert min(times.parts.values()) > 0
+        assert sum(times.parts.values()) == pytest.approx(times.seconds)
         assert (status.parallelism, len(status.workers)) == (3, 3)
         assert pids.items() <= status.workers.items()  # the one there was is kept
         await job.records(3_000)

@@ -259,6 +259,7 @@ def test_a_field_that_is_not_there_is_named(batch: RowBatch, columns: bool) -> N
         lambda: not col("a"),
         lambda: 1 < col("a") < 3,
     ],
+    ids=lambda value: repr(value) if isinstance(value, Expr) else "",
 )
 def test_and_or_not_are_refused_with_the_remedy(use: Callable[[], Any]) -> None:
     with pytest.raises(UsageError, match=r"no truth value by itself; join .* with & \| ~"):
