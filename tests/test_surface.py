@@ -63,3 +63,49 @@ def test_the_names_of_the_users_surface() -> None:
     wanted = "Job Record Json MsgPack Csv Text Raw Tumbling Sliding Session col Aggregation"
     wanted += " Count Sum Min Max Mean Collect"
     assert set(wanted.split()) <= set(streamline.__all__)
+
+
+ON_ERROR = {"on_error", "name", "parallelism"}
+NODE = {"name", "parallelism"}
+PARAMETERS: dict[str, dict[str, set[str]]] = {
+    "Stream": {
+        "map": {"function", *ON_ERROR},
+        "filter": {"function", *ON_ERROR},
+        "flat_map": {"function", *ON_ERROR},
+        "map_batch": {"function", *ON_ERROR},
+        "map_columns": {"function", *ON_ERROR},
+        "with_timestamps": {
+            *("time", "max_out_of_orderness", "idle_after", "max_future"),
+            *ON_ERROR,
+        },
+        "key_by": {"key", *ON_ERROR},
+        "union": {"others", *NODE},
+        "rebalance": NODE,
+        "broadcast": NODE,
+        "sink": {"sink", *NODE},
+        "uid": {"name"},
+    },
+    "KeyedStream": {
+        "window": {"window", "allowed_lateness"},
+        "reduce": {"function", *NODE},
+        "aggregate": {"aggregations", *NODE},
+        "process": {"function", *NODE},
+        "uid": {"name"},
+    },
+    "WindowedStream": {
+        "aggregate": {"aggregations", *NODE},
+        "reduce": {"function", *NODE},
+        "apply": {"function", *NODE},
+    },
+}
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_the_parameters_of_every_method_of_a_stream(name: str) -> None:
+    """Every operator takes ``name=`` and ``parallelism=``, and no other name without a line here."""
+    found = {
+        method: set(inspect.signature(function).parameters) - {"self"}
+        for method, function in vars(getattr(streamline, name)).items()
+        if inspect.isfunction(function) and not method.startswith("_")
+    }
+    assert found == PARAMETERS[name]

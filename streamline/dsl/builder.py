@@ -31,15 +31,19 @@ class GraphBuilder:
             GraphError: If the name is taken.
             UsageError: If the name cannot be used.
         """
-        if name is None:
-            taken = {node.id for node in self.graph.nodes}
-            name, count = kind, 1
-            while name in taken:
-                count += 1
-                name = f"{kind}-{count}"
+        name = self.free_name(kind) if name is None else name
         node = Node(self._checked(name), body, parallelism, layout)
         self.graph.nodes.append(node)
         return node
+
+    def free_name(self, kind: str) -> str:
+        """The name of a node that has none of its own: its kind, and a number if need be."""
+        taken = {node.id for node in self.graph.nodes}
+        name, count = kind, 1
+        while name in taken:
+            count += 1
+            name = f"{kind}-{count}"
+        return name
 
     def connect(self, source: Node, target: Node, how: Partitioning, tag: str = MAIN) -> None:
         """Add an edge."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 from streamline.batch import Column
 from streamline.config import Duration, duration_ms, positive_duration_ms
@@ -63,7 +63,7 @@ class Stream(Generic[T]):
         self._tag = tag
         self._partitioning = partitioning
 
-    def uid(self, name: str) -> Stream[T]:
+    def uid(self, name: str) -> Self:
         """Name the node just added, as ``name=`` does."""
         self._builder.rename(self._node, name)
         return self
@@ -116,15 +116,36 @@ class Stream(Generic[T]):
         """Keep the records for which the function, expression or field is true."""
         return self._rows("filter", function, on_error, name, parallelism)
 
+    @overload
     def flat_map(
         self,
         function: Callable[[T], Iterable[U]],
         *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
+    ) -> Stream[U]: ...
+    @overload
+    def flat_map(
+        self,
+        function: Expr | str,
+        *,
+        on_error: OnError = ...,
+        name: str | None = ...,
+        parallelism: int | None = ...,
+    ) -> Stream[Any]: ...
+    def flat_map(
+        self,
+        function: Callable[[T], Iterable[Any]] | Expr | str,
+        *,
         on_error: OnError = "fail",
         name: str | None = None,
         parallelism: int | None = None,
-    ) -> Stream[U]:
-        """Replace each record by all that the function yields for it, at its event time."""
+    ) -> Stream[Any]:
+        """Replace each record by all that the function yields for it, at its event time.
+
+        A field or an expression gives a list, or another value to iterate over.
+        """
         return self._rows("flat_map", function, on_error, name, parallelism)
 
     def map_batch(
@@ -253,13 +274,19 @@ class Stream(Generic[T]):
             self._builder.connect(other._node, node, other._partitioning, other._tag)
         return Stream(self._builder, node)
 
-    def rebalance(self) -> Stream[T]:
-        """Spread the records evenly over the tasks of the next operator."""
-        return self._partitioned(Partitioning.REBALANCE)
+    def rebalance(self, *, name: str | None = None, parallelism: int | None = None) -> Stream[T]:
+        """Spread the records evenly over the tasks of the next operator.
 
-    def broadcast(self) -> Stream[T]:
-        """Send every record to every task of the next operator."""
-        return self._partitioned(Partitioning.BROADCAST)
+        With a name or a parallelism that is a node of its own, which only hands them on.
+        """
+        return self._partitioned(Partitioning.REBALANCE, name, parallelism)
+
+    def broadcast(self, *, name: str | None = None, parallelism: int | None = None) -> Stream[T]:
+        """Send every record to every task of the next operator.
+
+        With a name or a parallelism that is a node of its own, which only hands them on.
+        """
+        return self._partitioned(Partitioning.BROADCAST, name, parallelism)
 
     def sink(self, name: str, sink: Sink[Any], *, parallelism: int | None = None) -> None:
         """End the stream.
@@ -300,7 +327,12 @@ class Stream(Generic[T]):
         self._builder.connect(self._node, node, how or self._partitioning, self._tag)
         return node
 
-    def _partitioned(self, partitioning: Partitioning) -> Stream[T]:
+    def _partitioned(
+        self, partitioning: Partitioning, name: str | None, parallelism: int | None
+    ) -> Stream[T]:
+        if name is not None or parallelism is not None:
+            name = name or self._builder.free_name(partitioning.value)
+            return Stream(self._builder, self._add(UnionSpec(), name, parallelism, partitioning))
         return Stream(self._builder, self._node, tag=self._tag, partitioning=partitioning)
 
 
@@ -310,6 +342,11 @@ class KeyedStream(Generic[K, T]):
     def __init__(self, builder: GraphBuilder, node: Node) -> None:
         self._builder = builder
         self._node = node
+
+    def uid(self, name: str) -> Self:
+        """Name the node just added, as ``name=`` of ``key_by`` does."""
+        self._builder.rename(self._node, name)
+        return self
 
     @property
     def dead_letters(self) -> Stream[DeadLetter]:

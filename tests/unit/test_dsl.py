@@ -220,3 +220,20 @@ def test_a_job_says_what_it_is() -> None:
     assert repr(job) == "Job('test', 2 nodes)"
     assert as_graph(job) is job.graph()
     assert job.name == "test"
+
+
+@pytest.mark.parametrize("how", ["rebalance", "broadcast"])
+def test_a_partitioning_with_a_name_or_a_parallelism_is_a_node(how: str) -> None:
+    job, stream = start()
+    spread = getattr(stream, how)
+    spread(name="named").map(str).sink("a", AnySink())
+    spread(parallelism=3).map(str).sink("b", AnySink())
+    spread().map(str).sink("c", AnySink())
+    graph = job.graph()
+    made = {node.id: node.parallelism for node in graph.nodes if "map" not in node.id}
+    assert made == {"in": None, "named": None, how: 3, "a": None, "b": None, "c": None}
+    assert [edge.target for edge in graph.edges if edge.partitioning.value == how] == [
+        "named",
+        how,
+        "map-3",
+    ]
