@@ -5,6 +5,7 @@ Without it, what a job prints goes to its log as it is.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import logging
@@ -79,10 +80,29 @@ class _Handler(logging.Handler):
         self._log.say(record.levelname.lower(), record.getMessage(), **more)
 
 
+class _Bytes(io.RawIOBase):
+    """What is printed as bytes, such as by ``sys.stdout.buffer``."""
+
+    def __init__(self, printed: _Printed) -> None:
+        self._printed = printed
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        whole = bytes(data)
+        self._printed.write(self._decoder.decode(whole))
+        return len(whole)
+
+
 class _Printed(io.TextIOBase):
     """What is printed, line by line."""
 
+    buffer: _Bytes
+
     def __init__(self, log: JsonLog, name: str, real: TextIO) -> None:
+        self.buffer = _Bytes(self)
         self._log = log
         self._name = name
         self._real = real

@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -227,9 +228,12 @@ def list_(cluster: str | None, as_json: bool, also_ended: bool) -> None:
 @click.option("--watch", is_flag=True, help="Show it again and again, until it ends.")
 def status(job: str, cluster: str | None, as_json: bool, watch: bool) -> None:
     """Show a job: its state, tasks, workers and last checkpoint."""
+    seen = False
     with _client(cluster) as client:
         while True:
-            found = client.get(f"/v1/jobs/{job}")
+            place = f"/v1/jobs/{_named(job)}"
+            found = client.get_patiently(place, time.sleep) if seen else client.get(place)
+            seen = watch
             if watch and sys.stdout.isatty():
                 click.clear()
             if as_json:
@@ -248,7 +252,7 @@ def status(job: str, cluster: str | None, as_json: bool, watch: bool) -> None:
 def savepoint(job: str, path: str | None, cluster: str | None, as_json: bool) -> None:
     """Leave a savepoint of a running job, in DIR or the data folder; prints where."""
     with _client(cluster) as client:
-        asked = client.post(f"/v1/jobs/{job}/savepoint", {"path": _place(path)})
+        asked = client.post(f"/v1/jobs/{_named(job)}/savepoint", {"path": _place(path)})
         result = client.wait(asked, time.sleep)
         print(json.dumps(result) if as_json else result["path"])
 
@@ -263,7 +267,7 @@ def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: 
     del drain
     with _client(cluster) as client:
         result = client.wait(
-            client.post(f"/v1/jobs/{job}/stop", {"savepoint": _place(path)}), time.sleep
+            client.post(f"/v1/jobs/{_named(job)}/stop", {"savepoint": _place(path)}), time.sleep
         )
     if as_json:
         print(json.dumps(result))
@@ -279,7 +283,7 @@ def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: 
 def cancel(job: str, cluster: str | None, as_json: bool) -> None:
     """End a job at once."""
     with _client(cluster) as client:
-        result = client.wait(client.post(f"/v1/jobs/{job}/cancel"), time.sleep)
+        result = client.wait(client.post(f"/v1/jobs/{_named(job)}/cancel"), time.sleep)
     if as_json:
         print(json.dumps(result))
     else:
@@ -305,7 +309,7 @@ def rescale(
         raise UsageError("rescale: give --parallelism N, or --node NAME=N")
     with _client(cluster) as client:
         body = {"parallelism": parallelism, "nodes": given}
-        result = client.wait(client.post(f"/v1/jobs/{job}/rescale", body), time.sleep)
+        result = client.wait(client.post(f"/v1/jobs/{_named(job)}/rescale", body), time.sleep)
     if as_json:
         print(json.dumps(result))
     else:
@@ -325,8 +329,8 @@ def logs(job: str, follow: bool, cluster: str | None, as_json: bool) -> None:
     with _client(cluster) as client, suppress(KeyboardInterrupt):
         offset = 0
         while True:
-            state = client.get(f"/v1/jobs/{job}")["state"] if follow else "failed"
-            piece = client.get(f"/v1/jobs/{job}/logs", offset=offset)
+            state = client.get(f"/v1/jobs/{_named(job)}")["state"] if follow else "failed"
+            piece = client.get(f"/v1/jobs/{_named(job)}/logs", offset=offset)
             offset = piece["next"]
             if as_json:
                 for line in piece["text"].splitlines():
@@ -338,6 +342,11 @@ def logs(job: str, follow: bool, cluster: str | None, as_json: bool) -> None:
             if state in _ENDED:
                 return
             time.sleep(0.3)
+
+
+def _named(job: str) -> str:
+    """A job's name as a part of an address; names may have any letters."""
+    return quote(job, safe="")
 
 
 def _place(path: str | None) -> str | None:

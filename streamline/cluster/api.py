@@ -6,18 +6,21 @@ Errors are problem details (RFC 9457): ``type``, ``title``, ``status``, ``detail
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hmac
 import json
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
+from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -183,9 +186,14 @@ class LogModel(BaseModel):
 
 
 class Guard:
-    """Who may come in: whoever has the token, unless they have guessed too often."""
+    """Who may come in: whoever has the token, unless they have guessed too often.
+
+    Attributes:
+        wrong: How many wrong tokens were given.
+    """
 
     def __init__(self, token: str, clock: Clock) -> None:
+        self.wrong = 0
         self._token = token.encode()
         self._clock = clock
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
@@ -208,6 +216,7 @@ class Guard:
         if given is not None and hmac.compare_digest(given.encode(), self._token):
             return
         if given is not None:
+            self.wrong += 1
             self._failures.setdefault(client, deque()).append(now_s)
             if len(self._failures) > _MOST_STRANGERS:
                 self._failures.popitem(last=False)
@@ -217,6 +226,27 @@ class Guard:
             f"{what}; give that of the cluster's data folder (STREAMLINE_TOKEN)",
             headers={"WWW-Authenticate": "Bearer"},
         )
+
+
+class _Guarded:
+    """Let in, or not, before anything of a request but its head is looked at."""
+
+    def __init__(self, app: ASGIApp, guard: Guard) -> None:
+        self._app = app
+        self._guard = guard
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            kind, _, token = Headers(scope=scope).get("authorization", "").partition(" ")
+            given = token.strip() if kind.lower() == "bearer" else None
+            client = scope["client"][0] if scope.get("client") else ""
+            try:
+                self._guard.check(client, given or None)
+            except HTTPException as error:
+                answer = _problem(error.status_code, str(error.detail), headers=error.headers)
+                await answer(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 class _LimitBody:
@@ -257,20 +287,12 @@ def _problem(status: int, detail: str, trace: str = "", headers: Any = None) -> 
 def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
     """The application."""
     guard = Guard(daemon.token, clock)
-
-    def allowed(
-        request: Request,
-        credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)],
-    ) -> None:
-        client = request.client.host if request.client is not None else ""
-        guard.check(client, None if credentials is None else credentials.credentials)
-
     codes = (400, 401, 404, 409, 413, 422, 429)
     app = FastAPI(
         title="streamline",
         version=VERSION,
         summary="Jobs of a streamline cluster.",
-        dependencies=[Depends(allowed)],
+        dependencies=[Depends(_BEARER)],  # for the document; _Guarded looks at it
         docs_url=None,
         redoc_url=None,
         openapi_url=None,
@@ -279,6 +301,7 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
         },
     )
     app.add_middleware(_LimitBody, limit=MOST_BYTES + (1 << 16))
+    app.add_middleware(_Guarded, guard=guard)  # the last one added is the first one asked
     _add_errors(app)
     _add_jobs(app, daemon)
     _add_verbs(app, daemon)
@@ -290,15 +313,16 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
     @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Prometheus text."""
-        return _metrics(
-            [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
-        )
+        jobs = [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
+        return _metrics(jobs, guard.wrong)
 
     return app
 
 
-def _metrics(jobs: list[Json]) -> Response:
-    return Response(as_text(jobs), media_type="text/plain; version=0.0.4; charset=utf-8")
+def _metrics(jobs: list[Json], wrong_tokens: int | None = None) -> Response:
+    return Response(
+        as_text(jobs, wrong_tokens), media_type="text/plain; version=0.0.4; charset=utf-8"
+    )
 
 
 def _document(app: FastAPI) -> Json:
@@ -406,13 +430,22 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
     ) -> Json:
         """What was printed, from an offset in bytes; a negative one counts from the end."""
         path = daemon.job_folder(daemon.jobs.find(job).id).log
-        if not path.exists():
-            return {"text": "", "next": 0}
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            file.seek(max(0, size + offset) if offset < 0 else min(offset, size))
-            data = file.read(_LOG_BYTES)
-            return {"text": data.decode(errors="replace"), "next": file.tell()}
+        return await asyncio.to_thread(read_log, path, offset)
+
+
+def read_log(path: Path, offset: int, most: int = _LOG_BYTES) -> Json:
+    """A piece of a log: whole lines, unless one is longer than a piece, or not whole yet."""
+    if not path.exists():
+        return {"text": "", "next": 0}
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        start = file.seek(max(0, size + offset) if offset < 0 else min(offset, size))
+        data = file.read(most)
+    if len(data) == most and b"\n" in data:
+        data = data[: data.rindex(b"\n") + 1]
+    # What is being written may end within a letter: that comes with the next piece.
+    text, used = codecs.utf_8_decode(data, "replace", False)
+    return {"text": text, "next": start + used}
 
 
 def _add_verbs(app: FastAPI, daemon: Daemon) -> None:

@@ -14,13 +14,19 @@ import httpx
 from streamline.errors import JobFailedError, StreamlineError, UsageError
 
 _TIMEOUT_S = 700.0  # requirements may have to be downloaded
+_CONNECT_S = 10.0
 _LOOK_EVERY_S = 0.05
+_AWAY_S = 60.0
 
 
 def known_cluster() -> Path:
     """Where the user's own cluster on this machine notes its address and token."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(home) / "streamline" / "cluster.json"
+
+
+class UnreachableError(StreamlineError):
+    """The cluster does not answer."""
 
 
 class Client:
@@ -53,7 +59,14 @@ class Client:
         if token is None and known.get("url") == self.url:
             token = known.get("token")
         headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
-        self._http = httpx.Client(base_url=self.url, headers=headers, timeout=_TIMEOUT_S)
+        try:
+            self._http = httpx.Client(
+                base_url=self.url,
+                headers=headers,
+                timeout=httpx.Timeout(_TIMEOUT_S, connect=_CONNECT_S),
+            )
+        except (httpx.InvalidURL, UnicodeEncodeError) as error:
+            raise UsageError(f"--cluster {url}, or STREAMLINE_TOKEN: {error}") from error
 
     def __enter__(self) -> Self:
         return self
@@ -92,20 +105,42 @@ class Client:
         """
         while operation["state"] == "pending":
             pause(_LOOK_EVERY_S)
-            operation = self.get(f"/v1/operations/{operation['id']}")
+            operation = self.get_patiently(f"/v1/operations/{operation['id']}", pause)
         if operation["state"] == "failed":
             raise JobFailedError(f"{operation['verb']} {operation['job']}: {operation['error']}")
         return operation["result"]
+
+    def get_patiently(self, path: str, pause: Callable[[float], None], **query: str | int) -> Any:
+        """As :meth:`get`; a cluster that is away for a minute at most is waited for.
+
+        What was asked of it is done all the same, and so are its jobs.
+        """
+        waited_s = 0.0
+        while True:
+            try:
+                return self.get(path, **query)
+            except UnreachableError:
+                if waited_s > _AWAY_S:
+                    raise
+                pause(1.0)
+                waited_s += 1.0
 
     def _call(self, method: str, path: str, **options: Any) -> Any:
         try:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
-            raise StreamlineError(
+            raise UnreachableError(
                 f"the cluster at {self.url} cannot be reached ({error}); is it running?"
             ) from error
+        except httpx.InvalidURL as error:
+            raise UsageError(f"--cluster {self.url}: {error}") from error
         if answer.is_success:
-            return answer.json()
+            try:
+                return answer.json()
+            except ValueError:
+                raise StreamlineError(
+                    f"{self.url} did not answer with JSON; is that a streamline cluster?"
+                ) from None
         try:
             problem = answer.json()
             detail, trace = str(problem["detail"]), str(problem.get("trace", ""))

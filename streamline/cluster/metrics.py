@@ -44,10 +44,14 @@ _CHECKPOINT_GAUGES = {
 
 
 class _Jobs(Collector):
-    def __init__(self, jobs: Iterable[dict[str, Any]]) -> None:
+    def __init__(self, jobs: Iterable[dict[str, Any]], wrong_tokens: int | None) -> None:
         self._jobs = list(jobs)
+        self._wrong_tokens = wrong_tokens
 
     def collect(self) -> Iterator[Metric]:
+        if self._wrong_tokens is not None:
+            text = "Requests to the API with a wrong token."
+            yield CounterMetricFamily("streamline_wrong_tokens", text, self._wrong_tokens)
         up = GaugeMetricFamily("streamline_job_state", "1 for its state.", labels=["job", "state"])
         restarts = CounterMetricFamily("streamline_restarts", "Restarts.", labels=["job"])
         refused = CounterMetricFamily("streamline_refused", "Strangers refused.", labels=["job"])
@@ -110,8 +114,13 @@ class _Jobs(Collector):
                 yield job, task
 
 
-def as_text(jobs: Iterable[dict[str, Any]]) -> bytes:
-    """What is told of jobs (see ``Daemon.describe``), for Prometheus."""
+def as_text(jobs: Iterable[dict[str, Any]], wrong_tokens: int | None = None) -> bytes:
+    """What is told of jobs (see ``Daemon.describe``), for Prometheus.
+
+    Args:
+        jobs: The jobs.
+        wrong_tokens: How many the API was given, if that is to be told.
+    """
     registry = CollectorRegistry()
-    registry.register(_Jobs(jobs))
+    registry.register(_Jobs(jobs, wrong_tokens))
     return generate_latest(registry)

@@ -143,6 +143,7 @@ def _listen(host: str, port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((host, port))
+        listening.listen(128)  # who comes when we say where we are, waits until we serve
     except OSError as error:
         listening.close()
         raise UsageError(

@@ -99,7 +99,11 @@ def unpack(submission: Submission, folder: Path) -> None:
     except NotImplementedError as error:
         raise UsageError(f"the archive cannot be unpacked: {error}") from error
     inside = PurePosixPath(submission.file)
-    if inside.is_absolute() or ".." in inside.parts or not (folder / inside).is_file():
+    try:
+        found = (folder / inside).is_file()
+    except OSError:  # such as of a name that is too long
+        found = False
+    if inside.is_absolute() or ".." in inside.parts or not found:
         raise UsageError(f"the archive has no file {submission.file!r}")
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from streamline.cluster.api import read_log
 from streamline.cluster.submission import MOST_BYTES
 from tests.cluster.running import JOBS, Cluster
 
@@ -118,6 +119,34 @@ def test_who_may_come_in(cluster):
         assert "a token is needed" in problem(bare.get("/v1/jobs"), 401)
         assert problem(bare.get("/v1/openapi.json"), 401)
         assert problem(bare.get("/metrics"), 401)
+
+
+def test_nothing_of_a_stranger_is_read(cluster, http):
+    """His body may be large or none at all: it is his token that is wrong."""
+    with httpx.Client(base_url=cluster.url) as bare:
+        for body in (b"no json", b"x" * (MOST_BYTES + (1 << 17))):
+            assert problem(bare.post("/v1/jobs", content=body), 401)
+        wrong = bare.get("/v1/jobs", headers={"Authorization": "Bearer wrong"})
+        assert "this token is wrong" in problem(wrong, 401)
+    assert "streamline_wrong_tokens_total 1.0" in http.get("/metrics").text
+
+
+def test_names_that_are_too_long(http):
+    body = {"file": "a" * 400, "archive": "UEsFBgAAAAAAAAAAAAAAAAAAAAAAAA=="}
+    assert "has no file" in problem(http.post("/v1/jobs", json=body), 400)
+    body["origin"] = "relative"
+    assert "give the whole path" in problem(http.post("/v1/jobs", json=body), 400)
+
+
+def test_pieces_of_a_log(tmp_path):
+    """They end with whole lines and whole letters."""
+    log = tmp_path / "log"
+    log.write_bytes("erste\nzweite ü\nä".encode()[:-1])
+    assert read_log(log, 0, 8) == {"text": "erste\n", "next": 6}
+    assert read_log(log, 6) == {"text": "zweite ü\n", "next": 16}
+    log.write_bytes("erste\nzweite ü\nä".encode())
+    assert read_log(log, 16) == {"text": "ä", "next": 18}
+    assert read_log(tmp_path / "none", 0) == {"text": "", "next": 0}
 
 
 def test_a_body_that_is_too_large(http):
