@@ -141,14 +141,18 @@ def standing_still() -> list[Result]:
             began = time.time()
             act()
             again, longest = _gap(stamps, began)
-            told = _told(found, job, began)
-            detail = f"longest gap between batches {longest:.2f} s{told}"
+            parts = _parts(found, job, began)
+            if act is daemon:  # nothing is ordered, and nothing should stop
+                what, seconds, detail = "longest pause of data", longest, ""
+            else:
+                what, seconds = "until data flows again", again
+                detail = f"data stood still for {longest:.2f} s; {parts}"
             results.append(
                 Result(
-                    f"{name}: until data flows",
-                    f"{again:.2f} s",
+                    f"{name}: {what}",
+                    f"{seconds:.2f} s",
                     f"< {limit:g} s",
-                    again < limit,
+                    seconds < limit,
                     detail,
                 )
             )
@@ -185,14 +189,12 @@ def _gap(stamps: Path, began: float) -> tuple[float, float]:
     return max(0.0, after - began), longest
 
 
-def _told(found: Service, job: str, began: float) -> str:
-    """The parts, as the job has logged them since."""
-    log = found.http.get(f"/v1/jobs/{job}/logs").text
-    lines = [line for line in log.splitlines() if "running again after" in line]
-    stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(began - 1))
-    if not lines or lines[-1][: len(stamp)] < stamp:
-        return ""
-    return "; " + lines[-1].partition("running again after ")[2].strip()
+def _parts(found: Service, job: str, began: float) -> str:
+    """The parts of the time it took, as the job has logged them since."""
+    log: str = found.get(f"/v1/jobs/{job}/logs")["text"]
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(began))
+    told = [line for line in log.splitlines() if line > since and "running again after" in line]
+    return told[-1].partition("running again after ")[2] if told else "a new process of the job"
 
 
 def many_jobs() -> Result:
