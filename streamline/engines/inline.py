@@ -40,7 +40,7 @@ from streamline.coordinator.job import (
     WriteManifest,
 )
 from streamline.coordinator.status import JobStatus
-from streamline.errors import InvariantError, StreamlineError
+from streamline.errors import InvariantError, OutageError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import ChannelId, NodeId, TaskId
 from streamline.io import Counters, Sink, Source
@@ -488,14 +488,20 @@ class InlineEngine:
             self._ended = instruction
 
     def _load(self, generation: int) -> None:
+        goes_on = False
         try:
             loaded = load_checkpoint(
                 self._store, self._graph, allow_dropped=self._config.allow_dropped_state
             )
+            goes_on = loaded.manifest is not None
             self._await(discover_partitions(loaded, self._graph))
         except (StreamlineError, OSError) as error:
-            now = self._clock.now_ms()
-            self._do(self._machine.on_load_failed(generation, str(error), now))
+            now, outage = self._clock.now_ms(), isinstance(error, OutageError)
+            self._do(
+                self._machine.on_load_failed(
+                    generation, str(error), now, outage=outage, goes_on=goes_on
+                )
+            )
             return
         for problem in loaded.problems:
             self._say("warning", problem)
