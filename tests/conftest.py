@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import os
 
 import pytest
 
@@ -22,8 +23,14 @@ def pytest_pyfunc_call(pyfuncitem):
 
 @pytest.fixture(scope="session")
 def kafka():
-    """One broker for all tests; each makes topics of its own."""
-    broker = started(KafkaBroker())
+    """One broker for all tests; each makes topics of its own.
+
+    It would make topics by itself, as brokers do unless they are told not to: nothing of ours
+    may have it do so.
+    """
+    named = os.environ.get("STREAMLINE_TEST_KAFKA")
+    properties = {} if named else {"auto.create.topics.enable": "true"}
+    broker = started(KafkaBroker(properties=properties))
     yield broker
     broker.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection, CloseReason
 from aiokafka.helpers import create_ssl_context
+from aiokafka.protocol.metadata import MetadataRequest
 
 from streamline.connectors.outage import Patience, log
 from streamline.errors import ConnectorError, UsageError
@@ -35,13 +37,19 @@ class _Refusals(logging.Handler):
         args = record.args
         if isinstance(args, tuple) and len(args) == 3:
             host, port, reason = args
-            if isinstance(reason, errors.KafkaError) and not isinstance(reason, AWAY):
+            # An error of a certificate is an OSError too, as brokers that are away are.
+            refuses = isinstance(reason, errors.KafkaError) and not isinstance(reason, AWAY)
+            if isinstance(reason, ssl.SSLError) or (refuses and isinstance(reason, BaseException)):
                 self._reasons[f"{host}:{port}"] = reason
 
     def take(self, servers: str) -> BaseException | None:
         """The last refusal by one of the servers; it is forgotten then."""
         found = [self._reasons.pop(one.strip(), None) for one in servers.split(",")]
         return next((one for one in found if one is not None), None)
+
+    def forget(self, servers: str) -> None:
+        """We were let in: what was said before does not hold any more."""
+        self.take(servers)
 
 
 _refusals = _Refusals()
@@ -71,6 +79,23 @@ def _also_on_uvloop(send: _Send) -> _Send:
 
 for _name in ("send", "_send_sasl_token"):
     setattr(AIOKafkaConnection, _name, _also_on_uvloop(getattr(AIOKafkaConnection, _name)))
+
+
+def _without_making_topics(build: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Have brokers asked for topics without being asked to make them.
+
+    aiokafka lets them; then a broker as it comes makes a topic of every name that is mistyped.
+    """
+
+    @wraps(build)
+    def asking(request: Any, struct: Any) -> Any:
+        request._allow_auto_topic_creation = False
+        return build(request, struct)
+
+    return asking
+
+
+MetadataRequest.build = _without_making_topics(MetadataRequest.build)
 
 AWAY = (
     errors.KafkaConnectionError,
@@ -238,11 +263,18 @@ async def retry(
 
     async def attempt() -> T:
         try:
-            return await work()
+            result = await work()
         except AWAY:
             refused = _refusals.take(servers)
+            if isinstance(refused, ssl.SSLError):
+                raise ConnectorError(
+                    f"{what}: Kafka at {servers} cannot be talked to by TLS: {refused}; correct "
+                    "ca_file=, or the broker's certificate"
+                ) from refused
             if refused is not None:
                 raise refused from None
             raise
+        _refusals.forget(servers)
+        return result
 
     return await patience.retry(attempt)

@@ -23,6 +23,7 @@ def guarded():
     broker = started(
         KafkaBroker(
             users={"ann": "secret", "bob": "hidden"},
+            tls=True,
             properties={
                 "authorizer.class.name": authorizer,
                 "super.users": "User:ANONYMOUS;User:ann",
@@ -66,6 +67,30 @@ async def test_a_wrong_password_is_told_and_not_tried_again(guarded, mechanism):
     )
     with pytest.raises(ConnectorError, match="refuses user name or password"):
         await source.discover()
+
+
+def by_tls(broker, topic, **options):
+    login = {"tls": True, "mechanism": "SCRAM-SHA-512", "username": "ann", "password": "secret"}
+    security = KafkaSecurity(**{**login, **options})
+    return KafkaSource(
+        broker.tls_servers, topic=topic, format=sl.Raw(), until="latest", security=security
+    )
+
+
+async def test_tls_with_a_user(guarded):
+    topic = await create(guarded.servers, new_name("tls"))
+    await send(guarded.servers, topic, [b"1", b"2"])
+    assert await read(by_tls(guarded, topic, ca_file=guarded.ca_file)) == [b"1", b"2"]
+
+
+async def test_a_certificate_that_is_not_trusted_is_told_at_once(guarded):
+    message = "cannot be talked to by TLS: .*certificate verify failed.*; correct ca_file="
+    async with asyncio.timeout(10):
+        with pytest.raises(ConnectorError, match=message):
+            await by_tls(guarded, "t").discover()
+    # What was said of one attempt is not said of another, which got in.
+    topic = await create(guarded.servers, new_name("tls"))
+    assert await by_tls(guarded, topic, ca_file=guarded.ca_file).discover() == [f"{topic}/0"]
 
 
 async def test_a_mechanism_that_the_broker_does_not_know(guarded):

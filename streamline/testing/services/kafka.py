@@ -22,6 +22,7 @@ from streamline.testing.services.process import (
 VERSION = "4.1.0"
 VARIABLE = "STREAMLINE_TEST_KAFKA"
 _FETCH_S = 300
+_STORE_PASSWORD = "changeit"  # noqa: S105 - of a key that lives as long as a test
 _POM = """\
 <project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
@@ -49,10 +50,13 @@ class KafkaBroker(Service):
         properties: Settings of the broker beside, or instead of, those it gets here.
         users: Names and passwords; with any, ``sasl_servers`` is a second listener that wants
             them, by PLAIN or SCRAM-SHA-256.
+        tls: ``tls_servers`` is one more listener, which talks TLS; with users, it wants them by
+            SCRAM-SHA-512. ``ca_file`` holds the certificate to trust.
 
     Attributes:
         servers: Where it listens, ``host:port``.
         sasl_servers: Where it listens for users with a password.
+        tls_servers: Where it talks TLS.
 
     Raises:
         ServiceUnavailableError: On start, if it cannot be had.
@@ -66,12 +70,20 @@ class KafkaBroker(Service):
         *,
         properties: Mapping[str, str] | None = None,
         users: Mapping[str, str] | None = None,
+        tls: bool = False,
     ) -> None:
         self._properties = dict(properties or {})
         self._users = dict(users or {})
-        super().__init__(os.environ.get(VARIABLE) if not (properties or users) else None, VARIABLE)
+        ours = bool(properties or users or tls)
+        super().__init__(None if ours else os.environ.get(VARIABLE), VARIABLE)
         self.servers = self._given or f"127.0.0.1:{free_port()}"
         self.sasl_servers = f"127.0.0.1:{free_port()}" if self._users else ""
+        self.tls_servers = f"127.0.0.1:{free_port()}" if tls else ""
+
+    @property
+    def ca_file(self) -> str:
+        """The certificate of the TLS listener, once the broker has been started."""
+        return str(self._folder / "broker.pem") if self._folder else ""
 
     def pause(self) -> None:
         """Let it stand still, so that requests are not answered."""
@@ -84,14 +96,17 @@ class KafkaBroker(Service):
     def _create(self) -> ServerProcess:
         libs = fetch_kafka()
         self._folder = Path(tempfile.mkdtemp(prefix="streamline-kafka-"))
+        if self.tls_servers:
+            _make_certificate(self._folder)
         config = self._folder / "server.properties"
         config.write_text("".join(f"{key}={value}\n" for key, value in self._settings().items()))
         cluster = urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=").replace("-", "A")
         java = ["java", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-cp", f"{libs}/*"]
         command = [*java, "kafka.tools.StorageTool", "format", "--standalone", "-t", cluster]
         for name, password in self._users.items():
-            scram = f"SCRAM-SHA-256=[name={name},password={password}]"
-            command += ["--add-scram", scram]
+            for mechanism in ("SCRAM-SHA-256", "SCRAM-SHA-512"):
+                scram = f"{mechanism}=[name={name},password={password}]"
+                command += ["--add-scram", scram]
         done = subprocess.run([*command, "-c", str(config)], capture_output=True, check=False)
         if done.returncode != 0:
             words = (done.stdout + done.stderr).decode(errors="replace").strip()
@@ -121,6 +136,19 @@ class KafkaBroker(Service):
                 ),
                 f"{prefix}.scram-sha-256.sasl.jaas.config": (
                     f"{login}.scram.ScramLoginModule required;"
+                ),
+            }
+        if self.tls_servers:
+            listeners["TLS"] = self.tls_servers
+            protocols["TLS"] = "SASL_SSL" if self._users else "SSL"
+            prefix = "listener.name.tls"
+            settings |= {
+                f"{prefix}.ssl.keystore.location": f"{self._folder}/broker.p12",
+                f"{prefix}.ssl.keystore.type": "PKCS12",
+                f"{prefix}.ssl.keystore.password": _STORE_PASSWORD,
+                f"{prefix}.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+                f"{prefix}.scram-sha-512.sasl.jaas.config": (
+                    "org.apache.kafka.common.security.scram.ScramLoginModule required;"
                 ),
             }
         return {
@@ -155,6 +183,19 @@ class KafkaBroker(Service):
             **settings,
             **self._properties,
         }
+
+
+def _make_certificate(folder: Path) -> None:
+    """A key and a certificate of its own for the loopback address, by the JDK's keytool."""
+    store = ["-keystore", str(folder / "broker.p12"), "-storepass", _STORE_PASSWORD]
+    make = ["-genkeypair", "-alias", "broker", "-keyalg", "EC", "-dname", "CN=broker"]
+    make += ["-ext", "san=ip:127.0.0.1", "-validity", "7", "-storetype", "PKCS12"]
+    show = ["-exportcert", "-alias", "broker", "-rfc", "-file", str(folder / "broker.pem")]
+    for command in (make, show):
+        done = subprocess.run(["keytool", *command, *store], capture_output=True, check=False)
+        if done.returncode != 0:
+            words = (done.stdout + done.stderr).decode(errors="replace").strip()
+            raise ServiceUnavailableError(f"a certificate for Kafka cannot be made: {words}")
 
 
 def fetch_kafka() -> Path:
