@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from streamline.errors import ConnectorError, DecodeError, UsageError
+from streamline.errors import ConnectorError, DecodeError, OutageError, UsageError
 
 _PREFIX = struct.Struct(">bI")
 _NOT_FOUND, _CONFLICT, _UNPROCESSABLE = 404, 409, 422
 _TRIES = 3
+_SERVER_ERROR = 500
 
 
 @dataclass
@@ -53,7 +54,8 @@ class SchemaRegistry:
 
         Raises:
             DecodeError: If there is none of that number.
-            ConnectorError: If the registry does not answer.
+            OutageError: If the registry does not answer.
+            ConnectorError: If it does not let us in.
         """
         known = self._known.get(number)
         if known is None:
@@ -67,7 +69,8 @@ class SchemaRegistry:
         """The number of a schema under a subject; it is added if it is not there.
 
         Raises:
-            ConnectorError: If the registry refuses it as incompatible, or does not answer.
+            ConnectorError: If the registry refuses it as incompatible, or does not let us in.
+            OutageError: If it does not answer.
         """
         body = {"schema": schema, "schemaType": kind}
         status, answer = self._ask(f"/subjects/{quote(subject, safe='')}/versions", body)
@@ -81,7 +84,8 @@ class SchemaRegistry:
     def _text(self, status: int, answer: dict[str, Any], name: str) -> str:
         if status != 200 or name not in answer:
             reason = answer.get("message", f"status {status}")
-            raise ConnectorError(f"the schema registry at {self.url} answers: {reason}")
+            kind = OutageError if status >= _SERVER_ERROR else ConnectorError
+            raise kind(f"the schema registry at {self.url} answers: {reason}")
         return str(answer[name])
 
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> tuple[int, dict[str, Any]]:
@@ -109,7 +113,7 @@ class SchemaRegistry:
                 return error.code, answer if isinstance(answer, dict) else {}
             except (OSError, ValueError) as error:
                 reason = error
-        raise ConnectorError(
+        raise OutageError(
             f"the schema registry at {self.url} cannot be asked: "
             f"{getattr(reason, 'reason', reason)}"
         ) from reason

@@ -18,11 +18,14 @@ class Registry:
         self.schemas = []
         self.asked = []
         self.password = None
+        self.broken = False
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 registry.asked.append(self.path)
+                if registry.broken:
+                    return self._answer(503, {"message": "not now"})
                 if registry.password not in (None, self.headers["Authorization"]):
                     return self._answer(401, {"message": "who are you?"})
                 number = int(self.path.rpartition("/")[2])

@@ -7,7 +7,7 @@ import pytest
 
 import streamline as sl
 from streamline.connectors.files import FileSink, FileSource
-from streamline.errors import ConnectorError, DecodeError, EncodeError, UsageError
+from streamline.errors import ConnectorError, DecodeError, EncodeError, OutageError, UsageError
 from streamline.formats.registry import unpack
 from tests.avro.registry import FIRST, OTHER, SECOND
 
@@ -89,8 +89,12 @@ def test_a_record_of_another_type(registry):
 
 def test_a_registry_that_is_away_or_does_not_know_us(registry):
     away = sl.Avro(registry="http://127.0.0.1:1")
-    with pytest.raises(ConnectorError, match="registry at http://127.0.0.1:1 cannot be asked"):
+    with pytest.raises(OutageError, match="registry at http://127.0.0.1:1 cannot be asked"):
         away.decode_many([b"\x00\x00\x00\x00\x01a"])
+    registry.broken = True
+    with pytest.raises(OutageError, match="answers: not now"):
+        sl.Avro(registry=registry.url).decode_many([b"\x00\x00\x00\x00\x01a"])
+    registry.broken = False
     registry.password = "Basic YW5uOnNlY3JldA=="
     data = writing(registry).encode_many(ORDERS)
     with pytest.raises(ConnectorError, match="answers: who are you"):

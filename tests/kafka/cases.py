@@ -136,6 +136,28 @@ def ended(run, within_s):
     return True
 
 
+def killed_at_random(start, rng, kills):
+    """Start a job, kill all of it at some moment, and again, until it has come to its end.
+
+    Returns:
+        How often it was killed; it may end before so many.
+    """
+    killed = 0
+    while True:
+        if killed == kills:
+            start(2).finish()
+            return killed
+        run = start(rng.randint(1, 3))
+        run.wait_for("lock")
+        if not ended(run, rng.uniform(0.4, 1.6)):
+            run.kill()
+        status, _, stderr = run.end()
+        assert status in (0, -signal.SIGKILL), stderr  # it has not failed by itself
+        killed += status != 0
+        if status == 0 or (run.state / "finished").exists():
+            return killed
+
+
 def replaced_while_it_stands_still(start, within_s):
     """A whole run is stopped, another goes on from a copy of its state, and the first comes back.
 

@@ -11,6 +11,7 @@ from tests.kafka.cases import (
     Case,
     ended,
     fill,
+    killed_at_random,
     replaced_while_it_stands_still,
     seed,
 )
@@ -67,33 +68,31 @@ def test_all_die_between_the_commits_of_two_tasks(case):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("job", ["spend", "copy"])
 def test_everything_is_killed_at_random_moments(case, job):
-    rng, one = random.Random(number := seed()), case(job)
+    """Ten times for each job, over as many of its lives as that takes."""
+    rng = random.Random(number := seed())
     print(f"STREAMLINE_KILL_SEED={number}")
-    for _ in range(10):
-        run = one.start(rng.randint(1, 3))
-        run.wait_for("lock")
-        if not ended(run, rng.uniform(0.5, 2.0)):
-            run.kill()
-        if run.end()[0] == 0 or (run.state / "finished").exists():
-            break
-    else:
-        one.start(2).finish()
-    one.check()
+    killed = 0
+    while killed < 10:
+        one = case(job)
+        killed += killed_at_random(one.start, rng, 10 - killed)
+        one.check()
 
 
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_random_moments(case):
-    rng, one = random.Random(number := seed()), case("copy")
+    rng = random.Random(number := seed())
     print(f"STREAMLINE_KILL_SEED={number}")
-    run = one.start(2, options=["--max-restarts", "50"])
     killed = 0
-    while killed < 20 and not ended(run, rng.uniform(0.1, 0.8)):
-        workers = run.workers()
-        if workers:
-            rng.choice(workers).send_signal(signal.SIGKILL)
-            killed += 1
-    run.finish()
-    one.check()
+    while killed < 20:
+        one = case("copy")
+        run = one.start(2, options=["--max-restarts", "50"])
+        while killed < 20 and not ended(run, rng.uniform(0.1, 0.8)):
+            workers = run.workers()
+            if workers:
+                rng.choice(workers).send_signal(signal.SIGKILL)
+                killed += 1
+        run.finish()
+        one.check()
 
 
 @pytest.mark.timeout(300)
