@@ -30,9 +30,9 @@ def write_orders(path: Path, count: int, *, users: int = 97, seed: int = 1) -> N
 
 
 def results(folder: Path) -> Counter[str]:
-    """All that stands in the part files of a folder."""
+    """All that stands in the part files of a folder and the folders in it."""
     found: Counter[str] = Counter()
-    for path in folder.glob("part-*"):
+    for path in folder.rglob("part-*"):
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
@@ -137,7 +137,7 @@ class Run:
         state = self.state
         assert not (state / "live").exists()
         assert not list(state.rglob(".*")), list(state.rglob(".*"))
-        assert not (self.output / ".pending").exists()
+        assert not list(self.output.rglob(".pending"))
         stored = {path.name for path in (state / "checkpoints" / "shared").glob("*")}
         manifests = list((state / "checkpoints").glob("*/MANIFEST"))
         named = b"".join(path.read_bytes() for path in manifests)

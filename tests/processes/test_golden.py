@@ -9,6 +9,7 @@ from tests.processes.conftest import Golden
 from tests.processes.runner import START_MS, Run, results
 
 JOBS = ["tumbling", "sliding", "sessions", "applied", "timers", "counts", "reduced"]
+JOBS += ["columns", "in_batches"]
 WORKER_POINTS = ["barrier", "frozen", "flushed", "prepared", "snapshot", "commit", "committed"]
 
 
