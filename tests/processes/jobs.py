@@ -1,9 +1,14 @@
 """Golden jobs, run by the command line: one for every kind of window and of state."""
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import streamline as sl
 from streamline.connectors.files import FileSink, FileSource
+from streamline.connectors.files.sink import FileWriter
+from streamline.io import Committable, SinkWriter
 
 
 class Order(sl.Record):
@@ -197,4 +202,42 @@ def refused(input: str, output: str) -> sl.Job:
     halves = read.map(halved, on_error="dead_letter")
     halves.sink("out", FileSink(f"{output}/halves", format=sl.Json()))
     halves.dead_letters.sink("refused", FileSink(f"{output}/refused", format=sl.Json()))
+    return job
+
+
+class TornSink(FileSink[object]):
+    """Kills everything between two files of one commit, once, if a file tells it to."""
+
+    died = ""
+
+    def writer(self) -> SinkWriter[object]:
+        return TornWriter(self)
+
+
+class TornWriter(FileWriter[object]):
+    async def commit(self, committables: list[Committable]) -> None:
+        sink = self._sink
+        assert isinstance(sink, TornSink)
+        died = Path(sink.died)
+        if len(committables) > 1 and died.exists() and died.read_text() == "not yet":
+            await super().commit(committables[:1])
+            died.write_text("dead")
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        await super().commit(committables)
+
+
+def torn(input: str, output: str, died: str) -> sl.Job:
+    """The job ``tumbling`` with such a sink."""
+    job = sl.Job("torn")
+    sink = TornSink(output, format=sl.Json())
+    sink.died = died
+    (
+        orders(job, input)
+        .filter(lambda order: order.amount > 3)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count(), mean=sl.Mean("amount"))
+        .sink("out", sink)
+    )
     return job
