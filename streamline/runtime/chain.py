@@ -7,6 +7,7 @@ outputs go only as callables; it sees no channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import pairwise
@@ -127,9 +128,10 @@ class Chain:
                 member.operator.on_clock(now_ms, member.link)
 
     def close(self) -> None:
-        """Close all operators, the last first."""
-        for member in reversed(self._members):
-            member.operator.close()
+        """Close all operators, the last first; one that raises does not keep the others open."""
+        with ExitStack() as operators:
+            for member in self._members:
+                operators.callback(member.operator.close)
 
 
 def build_chain(stage: Stage, outlets: Iterable[Outlet]) -> Chain:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, TypeAlias
@@ -278,20 +279,33 @@ class Task:
             self._services.report(Running(self._services.generation, self.id))
 
     async def close(self) -> None:
-        """Let go of everything; also after an error, at any point."""
+        """Let go of everything; also after an error, at any point.
+
+        Raises:
+            Exception: What a close raised, once the rest has been closed as well; of several, a
+                group of them.
+        """
         self._ended = True
         for receiver in self._place.inputs:
             receiver.close()
         for router in self._place.routers:
             for sender in router.senders:
                 sender.close()
-        if self._reader is not None:
-            await self._reader.close()
-        for writer in self._chain.writers.values():
-            await writer.close()
-        self._chain.close()
-        if self._state is not None:
-            self._state.close()
+        errors: list[Exception] = []
+        with ExitStack() as rest:  # closed last, also when what is awaited is cancelled
+            if self._state is not None:
+                rest.callback(self._state.close)
+            rest.callback(self._chain.close)
+            reader = [] if self._reader is None else [self._reader.close]
+            for close in [*reader, *(writer.close for writer in self._chain.writers.values())]:
+                try:
+                    await close()
+                except Exception as error:  # noqa: BLE001 - raised when all is closed
+                    errors.append(error)
+            if len(errors) == 1:
+                raise errors[0]
+            if errors:
+                raise ExceptionGroup(f"{self.id} was closed with errors", errors)
 
     def _woken(self) -> None:
         self.wake()

@@ -1,9 +1,14 @@
 """Golden jobs, run by the command line: one for every kind of window and of state."""
 
+import os
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import streamline as sl
 from streamline.connectors.files import FileSink, FileSource
+from streamline.connectors.files.sink import FileWriter
+from streamline.io import Committable, SinkWriter
 
 
 class Order(sl.Record):
@@ -125,5 +130,114 @@ def reduced(input: str, output: str) -> sl.Job:
         .window(sl.Sliding("12s", "6s"))
         .reduce(lambda a, b: Order(0, a.user, a.amount + b.amount, 0))
         .sink("out", FileSink(output, format=sl.MsgPack(Order), compression="zstd"))
+    )
+    return job
+
+
+def columns(input: str, output: str) -> sl.Job:
+    """The source gives columns, and expressions work on them."""
+    job = sl.Job("columns")
+    source = FileSource(input, format=sl.Json(Order), split_bytes=2_000_000)
+    (
+        job.source("orders", source, layout="columns")
+        .with_timestamps("at", max_out_of_orderness="20s")
+        .filter(sl.col("amount") > 3)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count(), mean=sl.Mean("amount"))
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def in_batches(input: str, output: str) -> sl.Job:
+    """A function of whole batches, whose size must not matter, and one that gives more records."""
+
+    def double(orders: list[Order]) -> list[Order]:
+        return [Order(o.number, o.user, o.amount * 2, o.at) for o in orders]
+
+    def some(order: Order) -> Iterator[Order]:
+        for copy in range(order.number % 3):
+            yield Order(order.number, f"{order.user}-{copy}", order.amount, order.at)
+
+    job = sl.Job("in-batches")
+    (
+        orders(job, input)
+        .map_batch(double)
+        .flat_map(some)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count())
+        .sink("out", FileSink(output, format=sl.Json()))
+    )
+    return job
+
+
+def late(input: str, output: str) -> sl.Job:
+    """Windows that wait for a minute, what is later still, and what cannot be read."""
+    job = sl.Job("late")
+    read = job.source("orders", FileSource(input, format=sl.Json(Order, on_error="dead_letter")))
+    totals = (
+        read.with_timestamps("at", max_out_of_orderness="5s")
+        .key_by("user")
+        .window(sl.Tumbling("10s"), allowed_lateness="1m")
+        .aggregate(total=sl.Sum("amount"), count=sl.Count())
+    )
+    totals.sink("out", FileSink(f"{output}/totals", format=sl.Json()))
+    totals.late.sink("late", FileSink(f"{output}/late", format=sl.Json()))
+    read.dead_letters.sink("broken", FileSink(f"{output}/broken", format=sl.Json()))
+    return job
+
+
+def refused(input: str, output: str) -> sl.Job:
+    """A function that raises now and then; its records go to a sink of their own."""
+
+    def halved(order: Order) -> list[object]:
+        if order.number % 50 == 7:
+            raise ValueError(f"no half of {order.number}")
+        return [order.user, order.number, order.amount // 2]
+
+    job = sl.Job("refused")
+    read = job.source("orders", FileSource(input, format=sl.Json(Order, on_error="skip")))
+    halves = read.map(halved, on_error="dead_letter")
+    halves.sink("out", FileSink(f"{output}/halves", format=sl.Json()))
+    halves.dead_letters.sink("refused", FileSink(f"{output}/refused", format=sl.Json()))
+    return job
+
+
+class TornSink(FileSink[object]):
+    """Kills everything between two files of one commit, once, if a file tells it to."""
+
+    died = ""
+
+    def writer(self) -> SinkWriter[object]:
+        return TornWriter(self)
+
+
+class TornWriter(FileWriter[object]):
+    async def commit(self, committables: list[Committable]) -> None:
+        sink = self._sink
+        assert isinstance(sink, TornSink)
+        died = Path(sink.died)
+        if len(committables) > 1 and died.exists() and died.read_text() == "not yet":
+            await super().commit(committables[:1])
+            died.write_text("dead")
+            os.kill(os.getppid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+        await super().commit(committables)
+
+
+def torn(input: str, output: str, died: str) -> sl.Job:
+    """The job ``tumbling`` with such a sink."""
+    job = sl.Job("torn")
+    sink = TornSink(output, format=sl.Json())
+    sink.died = died
+    (
+        orders(job, input)
+        .filter(lambda order: order.amount > 3)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count(), mean=sl.Mean("amount"))
+        .sink("out", sink)
     )
     return job

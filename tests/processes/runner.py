@@ -30,9 +30,9 @@ def write_orders(path: Path, count: int, *, users: int = 97, seed: int = 1) -> N
 
 
 def results(folder: Path) -> Counter[str]:
-    """All that stands in the part files of a folder."""
+    """All that stands in the part files of a folder and the folders in it."""
     found: Counter[str] = Counter()
-    for path in folder.glob("part-*"):
+    for path in folder.rglob("part-*"):
         data = path.read_bytes()
         if path.suffix == ".gz":
             data = gzip.decompress(data)
@@ -67,7 +67,13 @@ class Run:
         self.folder = folder
         self.output = folder / "out"
         self.state = folder / state
-        environment = {**os.environ, "STREAMLINE_TEST_CRASH": crash}
+        self.temporary = folder / "tmp"  # all that it may leave lies here, and it is known by it
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        environment = {
+            **os.environ,
+            "STREAMLINE_TEST_CRASH": crash,
+            "TMPDIR": str(self.temporary),
+        }
         if params is None:
             params = {"input": input, "output": self.output}
         given = [word for name, value in params.items() for word in ("-p", f"{name}={value}")]
@@ -121,7 +127,32 @@ class Run:
             raise AssertionError(f"not ended: {self.process.communicate()[1][-2000:]}") from None
         _, alive = psutil.wait_procs(list(self.seen.values()), timeout=5)
         assert not alive, f"still there: {alive}"
+        self._no_process_left()
         return self.process.returncode, stdout, stderr
+
+    def _no_process_left(self) -> None:
+        """No process has the environment of this run, not even one that nobody saw start.
+
+        Without one there is no socket of it either: the kernel has closed them.
+        """
+        mine = [process for process in psutil.process_iter() if self._is_mine(process)]
+        _, alive = psutil.wait_procs(mine, timeout=5)
+        listening = [
+            connection.laddr
+            for process in alive
+            for connection in process.net_connections("tcp")
+            if connection.status == psutil.CONN_LISTEN
+        ]
+        assert not alive, f"still there: {alive}, listening at {listening}"
+
+    def _is_mine(self, process: psutil.Process) -> bool:
+        try:
+            return (
+                process.environ().get("TMPDIR") == str(self.temporary)
+                and process.status() != psutil.STATUS_ZOMBIE
+            )
+        except psutil.Error:
+            return False  # of somebody else, or gone
 
     def finish(self) -> dict[str, object]:
         """It must end well; its summary. Nothing but results may be left over."""
@@ -137,7 +168,8 @@ class Run:
         state = self.state
         assert not (state / "live").exists()
         assert not list(state.rglob(".*")), list(state.rglob(".*"))
-        assert not (self.output / ".pending").exists()
+        assert not list(self.temporary.iterdir()), list(self.temporary.iterdir())
+        assert not list(self.output.rglob(".pending"))
         stored = {path.name for path in (state / "checkpoints" / "shared").glob("*")}
         manifests = list((state / "checkpoints").glob("*/MANIFEST"))
         named = b"".join(path.read_bytes() for path in manifests)

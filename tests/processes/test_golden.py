@@ -9,6 +9,7 @@ from tests.processes.conftest import Golden
 from tests.processes.runner import START_MS, Run, results
 
 JOBS = ["tumbling", "sliding", "sessions", "applied", "timers", "counts", "reduced"]
+JOBS += ["columns", "in_batches"]
 WORKER_POINTS = ["barrier", "frozen", "flushed", "prepared", "snapshot", "commit", "committed"]
 
 
@@ -53,14 +54,67 @@ def test_killed_at_2_and_restored_at_3(
     assert results(again.output) == golden(job)
 
 
+@pytest.mark.parametrize("job", ["sliding", "sessions", "timers"])
 @pytest.mark.parametrize("point", WORKER_POINTS)
 def test_a_worker_dies_at_every_point(
-    point: str, golden: Golden, small: Path, tmp_path: Path
+    point: str, job: str, golden_of_few: Golden, few: Path, tmp_path: Path
 ) -> None:
-    run = Run("sliding", tmp_path, input=small, parallelism=2, crash=f"{point}@2")
+    crash = f"{point}@2"
+    run = Run(job, tmp_path, input=few, parallelism=2, checkpoint_every="30ms", crash=crash)
     summary = run.finish()
     assert summary["restarts"] in (1, 2)  # one worker or both reach the point
-    assert results(run.output) == golden("sliding")
+    assert results(run.output) == golden_of_few(job)
+
+
+@pytest.mark.parametrize("point", [*(f"{point}@2" for point in WORKER_POINTS), "restore@0"])
+def test_everything_dies_at_every_point(
+    point: str, golden_of_few: Golden, few: Path, tmp_path: Path
+) -> None:
+    """``committed`` is between the commits of two tasks: the first of them takes all along."""
+    often = "30ms"
+    if point == "restore@0":
+        first = Run("timers", tmp_path, input=few, checkpoint_every=often, crash="completed@2")
+        assert first.end()[0] == -9
+    run = Run(
+        *("timers", tmp_path),
+        input=few,
+        parallelism=2,
+        checkpoint_every=often,
+        crash=f"all:{point}",
+    )
+    status, _, stderr = run.end()
+    assert status == -9, stderr
+    Run("timers", tmp_path, input=few, parallelism=3, checkpoint_every=often).finish()
+    assert results(run.output) == golden_of_few("timers")
+
+
+def test_everything_dies_between_two_renames(
+    golden_of_few: Golden, few: Path, tmp_path: Path
+) -> None:
+    """Three tasks have each prepared a file; the one task that goes on dies behind the first."""
+    died = tmp_path / "died"
+
+    def start(parallelism: int, crash: str = "") -> Run:
+        params = {"input": few, "output": tmp_path / "out", "died": died}
+        return Run(
+            *("torn", tmp_path),
+            params=params,
+            parallelism=parallelism,
+            checkpoint_every="30ms",
+            crash=crash,
+        )
+
+    assert start(3, "completed@2").end()[0] == -9
+    prepared = len(list((tmp_path / "out" / ".pending").iterdir()))
+    before = len(list((tmp_path / "out").glob("part-*")))
+    assert prepared >= 3
+    died.write_text("not yet")
+    assert start(1).end()[0] == -9
+    assert died.read_text() == "dead"
+    assert len(list((tmp_path / "out").glob("part-*"))) == before + 1
+    run = start(2)
+    run.finish()
+    assert results(run.output) == golden_of_few("tumbling")
 
 
 @pytest.mark.parametrize("point", ["manifest", "completed"])

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import streamline as sl
+from streamline.batch import Batch
 from streamline.connectors.collection import CollectionSource
+from streamline.io import SourceReader
 from tests.simulation.ledger import Ledger, LedgerSink
 
 START_MS = 1_700_000_000_000
@@ -134,7 +136,58 @@ def joined(ledger: Ledger) -> sl.Job:
     return job
 
 
+class ColumnsSource(CollectionSource[Event]):
+    """Gives its records as columns."""
+
+    def reader(self) -> SourceReader[Event]:
+        reader = super().reader()
+        poll = reader.poll
+
+        def in_columns() -> Batch | None:
+            batch = poll()
+            return None if batch is None else batch.to_columns()
+
+        reader.poll = in_columns  # type: ignore[method-assign]
+        return reader
+
+
+def columns(ledger: Ledger) -> sl.Job:
+    """Columns from the source over the shuffle to the window."""
+    job = sl.Job("columns")
+    source = ColumnsSource(events(800, 7), partitions=4)
+    (
+        job.source("events", source, layout="columns")
+        .with_timestamps("at", max_out_of_orderness="15s")
+        .filter(sl.col("amount") > 4)
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count(), low=sl.Min("amount"))
+        .sink("out", LedgerSink(ledger))
+    )
+    return job
+
+
+def batches(ledger: Ledger) -> sl.Job:
+    """Functions of whole batches and of many results, and a copy that nobody keys."""
+
+    def halves(events: list[Event]) -> list[Event]:
+        return [Event(e.number, e.user, e.amount // 2, e.at) for e in events]
+
+    def some(event: Event) -> Iterator[Event]:
+        for copy in range(event.number % 3):
+            yield Event(event.number, f"{event.user}/{copy}", event.amount, event.at)
+
+    job = sl.Job("batches")
+    copies = timed(job, "events", 500, 8).map_batch(halves).flat_map(some)
+    copies.key_by("user").window(sl.Tumbling("10s")).aggregate(
+        total=sl.Sum("amount"), count=sl.Count()
+    ).sink("out", LedgerSink(ledger))
+    copies.map(lambda event: (event.number, event.user)).sink("copies", LedgerSink(ledger))
+    return job
+
+
 JOBS: list[Callable[[Ledger], sl.Job]] = [sliding, sessions, timers, stateless, joined]
+JOBS += [columns, batches]
 
 
 def plain(value: Any) -> str:
