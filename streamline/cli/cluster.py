@@ -6,17 +6,18 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from streamline.cli.completion import ENDED, job_argument
 from streamline.cli.options import job_arguments, parse_params
 from streamline.cli.streams import tell
+from streamline.cli.tables import show_job, show_jobs
 from streamline.clock import SystemClock
 from streamline.config import positive_duration_ms, size_bytes
 from streamline.errors import UsageError
@@ -25,7 +26,6 @@ from streamline.logs import JsonLog
 _EXTRA = (
     "the commands of a cluster need more; install it by: pip install 'streamline-engine[cluster]'"
 )
-_ENDED = ("stopped", "finished", "failed", "canceled")
 
 
 def at_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,23 +207,18 @@ def submit(
 def list_(cluster: str | None, as_json: bool, also_ended: bool) -> None:
     """List jobs."""
     with _client(cluster) as client:
-        jobs = [one for one in client.get("/v1/jobs") if also_ended or one["state"] not in _ENDED]
+        jobs = [one for one in client.get("/v1/jobs") if also_ended or one["state"] not in ENDED]
     if as_json:
         print(json.dumps(jobs, indent=2))
         return
     if not jobs:
         tell("streamline: no job is running" + ("" if also_ended else "; --all shows ended ones"))
         return
-    rows = [("id", "name", "state", "parallelism", "records in", "out", "restarts", "submitted")]
-    for job in jobs:
-        at = datetime.fromtimestamp(job["submitted_ms"] / 1000, UTC).isoformat(" ", "seconds")
-        counts = (f"{job['records_in']:,}", f"{job['records_out']:,}", str(job["restarts"]))
-        rows.append((job["id"], job["name"], job["state"], str(job["parallelism"]), *counts, at))
-    _table(rows)
+    show_jobs(jobs)
 
 
 @click.command()
-@click.argument("job")
+@job_argument()
 @at_cluster
 @click.option("--watch", is_flag=True, help="Show it again and again, until it ends.")
 def status(job: str, cluster: str | None, as_json: bool, watch: bool) -> None:
@@ -239,14 +234,15 @@ def status(job: str, cluster: str | None, as_json: bool, watch: bool) -> None:
             if as_json:
                 print(json.dumps(found, indent=None if watch else 2), flush=True)
             else:
-                _show(found)
-            if not watch or found["state"] in _ENDED:
+                show_job(found)
+                sys.stdout.flush()
+            if not watch or found["state"] in ENDED:
                 return
             time.sleep(1.0)
 
 
 @click.command()
-@click.argument("job")
+@job_argument(ended=False)
 @click.argument("path", metavar="[DIR]", required=False)
 @at_cluster
 def savepoint(job: str, path: str | None, cluster: str | None, as_json: bool) -> None:
@@ -258,7 +254,7 @@ def savepoint(job: str, path: str | None, cluster: str | None, as_json: bool) ->
 
 
 @click.command()
-@click.argument("job")
+@job_argument(ended=False)
 @click.option("--savepoint", "path", metavar="DIR", help="Leave a savepoint there.")
 @click.option("--drain", is_flag=True, help="Drain to a last checkpoint: what happens anyway.")
 @at_cluster
@@ -278,7 +274,7 @@ def stop(job: str, path: str | None, drain: bool, cluster: str | None, as_json: 
 
 
 @click.command()
-@click.argument("job")
+@job_argument(ended=False)
 @at_cluster
 def cancel(job: str, cluster: str | None, as_json: bool) -> None:
     """End a job at once."""
@@ -291,7 +287,7 @@ def cancel(job: str, cluster: str | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("job")
+@job_argument(ended=False)
 @click.option("--parallelism", type=click.IntRange(1), help="The new default parallelism.")
 @click.option("--node", "nodes", metavar="NAME=N", multiple=True, help="That of one operator.")
 @at_cluster
@@ -321,7 +317,7 @@ def rescale(
 
 
 @click.command()
-@click.argument("job")
+@job_argument()
 @click.option("--follow", is_flag=True, help="Go on until the job ends.")
 @at_cluster
 def logs(job: str, follow: bool, cluster: str | None, as_json: bool) -> None:
@@ -339,7 +335,7 @@ def logs(job: str, follow: bool, cluster: str | None, as_json: bool) -> None:
                 print(piece["text"], end="", flush=True)
             if piece["text"]:
                 continue
-            if state in _ENDED:
+            if state in ENDED:
                 return
             time.sleep(0.3)
 
@@ -354,45 +350,6 @@ def _place(path: str | None) -> str | None:
     if path is None or "://" in path:
         return path
     return str(Path(path).absolute())
-
-
-def _show(job: dict[str, Any]) -> None:
-    print(f"{job['id']}  {job['name']}  {job['state']}")
-    facts = f"parallelism {job['parallelism']}, up {job['uptime_s']:.0f} s, "
-    facts += f"{job['restarts']} restarts, {job['records_in']:,} records in, "
-    print(facts + f"{job['records_out']:,} out")
-    done = job["last_checkpoint"]
-    if done is not None:
-        print(
-            f"checkpoint {done['epoch']}: {done['age_s']:.1f} s ago, took "
-            f"{done['duration_s']:.2f} s, {done['size_bytes']:,} bytes"
-        )
-    if job["last_error"]:
-        print(f"last error: {job['last_error']}")
-    if not job["tasks"]:
-        return
-    rows = [("task", "state", "worker", "in", "out", "watermark", "busy", "idle", "blocked")]
-    for task in job["tasks"]:
-        reached = "-"
-        if task["watermark"] is not None:
-            with suppress(OverflowError, OSError, ValueError):
-                when = datetime.fromtimestamp(task["watermark"] / 1000, UTC)
-                reached = when.isoformat(" ", "seconds")
-        name = f"{task['node']}[{task['index']}]"
-        counts = (f"{task['records_in']:,}", f"{task['records_out']:,}")
-        parts = tuple(f"{task[part]:.0%}" for part in ("busy", "idle", "backpressured"))
-        rows.append((name, task["state"], str(task["worker"]), *counts, reached, *parts))
-    print()
-    _table(rows)
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Rows below a head; not wrapped, also on a narrow terminal: ids are there to be copied."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for number, row in enumerate(rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        line = "  ".join(cells).rstrip()
-        print(click.style(line, bold=True) if not number and sys.stdout.isatty() else line)
 
 
 COMMANDS = (cluster, submit, list_, status, savepoint, stop, cancel, rescale, logs)

@@ -8,6 +8,7 @@ import traceback
 import click
 
 from streamline.cli.cluster import COMMANDS
+from streamline.cli.completion import VARIABLE, completion
 from streamline.cli.plan import plan
 from streamline.cli.run import CANCELED, run
 from streamline.cli.streams import silence, tell
@@ -27,6 +28,7 @@ def cli(debug: bool) -> None:
 cli.add_command(run)
 cli.add_command(plan)
 cli.add_command(txn)
+cli.add_command(completion)
 for _command in COMMANDS:
     cli.add_command(_command)
 
@@ -64,7 +66,7 @@ def _of_stdout() -> bool:
 def _call(arguments: list[str], *, debug: bool) -> int:
     try:
         # Without its standalone mode click returns the status instead of exiting.
-        status = cli.main(arguments, standalone_mode=False)
+        status = cli.main(arguments, complete_var=VARIABLE, standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         tell(error.format_message())
         return USAGE

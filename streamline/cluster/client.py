@@ -35,12 +35,13 @@ class Client:
     Args:
         url: Where it is; that of ``STREAMLINE_CLUSTER``, or of the user's own cluster on this
             machine, if not given.
+        timeout_s: How long an answer may take.
 
     Raises:
         UsageError: If there is no cluster to be called.
     """
 
-    def __init__(self, url: str | None) -> None:
+    def __init__(self, url: str | None, timeout_s: float = _TIMEOUT_S) -> None:
         known: dict[str, str] = {}
         try:
             known = json.loads(known_cluster().read_text())
@@ -63,7 +64,7 @@ class Client:
             self._http = httpx.Client(
                 base_url=self.url,
                 headers=headers,
-                timeout=httpx.Timeout(_TIMEOUT_S, connect=_CONNECT_S),
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise UsageError(f"--cluster {url}, or STREAMLINE_TOKEN: {error}") from error

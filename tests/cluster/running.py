@@ -2,10 +2,13 @@
 
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+import termios
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -76,6 +79,25 @@ class Cluster:
             check=False,
         )
         return done.returncode, done.stdout, done.stderr
+
+    def on_terminal(self, *arguments, columns=60):
+        """A command whose standard output is a terminal; what it shows there."""
+        master, terminal = pty.openpty()
+        termios.tcsetwinsize(terminal, (24, columns))
+        environment = {**self.environment, "TERM": "xterm-256color"}
+        for name in ("NO_COLOR", "COLUMNS"):
+            environment.pop(name, None)
+        with subprocess.Popen(
+            self.command(*arguments), stdout=terminal, env=environment, cwd=self.folder
+        ) as process:
+            os.close(terminal)
+            shown = b""
+            with suppress(OSError):  # that is how a terminal ends
+                while piece := os.read(master, 65_536):
+                    shown += piece
+            os.close(master)
+        assert process.returncode == 0, shown
+        return shown.decode()
 
     def ok(self, *arguments):
         status, out, err = self.run(*arguments)

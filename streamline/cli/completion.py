@@ -1,0 +1,58 @@
+"""``streamline completion``: what makes a shell complete commands, options and ids of jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+VARIABLE = "_STREAMLINE_COMPLETE"
+_TIMEOUT_S = 2.0
+ENDED = ("stopped", "finished", "failed", "canceled")
+
+Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion(context: click.Context, shell: str) -> None:
+    """Print a script that makes SHELL complete commands, options and ids of jobs.
+
+    Such as, in ~/.bashrc: eval "$(streamline completion bash)"
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    print(kind(context.find_root().command, {}, "streamline", VARIABLE).source())
+
+
+def job_argument(*, ended: bool | None = None) -> Callable[[Any], Any]:
+    """``JOB``, whose ids are completed.
+
+    Args:
+        ended: Complete those of jobs that have ended, or that have not; all if not given.
+    """
+    return click.argument("job", shell_complete=_completer(ended))
+
+
+def _completer(ended: bool | None) -> Complete:
+    def complete(
+        context: click.Context, _: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        try:
+            from streamline.cluster.client import Client
+
+            with Client(context.params.get("cluster"), timeout_s=_TIMEOUT_S) as client:
+                jobs = client.get("/v1/jobs")
+        except Exception:  # noqa: BLE001 - whoever presses a key wants no error between their words
+            return []
+        return [
+            CompletionItem(one["id"], help=f"{one['name']}, {one['state']}")
+            for one in jobs
+            if one["id"].startswith(incomplete)
+            and (ended is None or (one["state"] in ENDED) == ended)
+        ]
+
+    return complete

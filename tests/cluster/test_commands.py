@@ -1,0 +1,71 @@
+"""The commands as a person has them: on a terminal, in a pipe, completed by a shell."""
+
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from streamline.cli.main import cli
+from tests.cluster.running import JOBS, Cluster
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        cluster.job = cluster.ok(
+            *("submit", JOBS / "paced.py", "--checkpoint-every", "200ms"),
+            *("-p", f"output={cluster.folder / 'out'}", "-p", "count=100000000"),
+        )
+        cluster.until(cluster.job, lambda found: found["last_checkpoint"] is not None)
+        yield cluster
+
+
+@pytest.mark.parametrize("command", ["list", "status"])
+def test_tables_on_a_terminal_and_plain_text_elsewhere(cluster, command):
+    given = (command, *([cluster.job] if command == "status" else []))
+    shown = cluster.on_terminal(*given)
+    assert "\x1b[32mrunning\x1b[0m" in shown
+    assert "────" in shown
+    plain = cluster.ok(*given)
+    assert "\x1b" not in plain
+    assert "───" not in plain
+    for text in (COLOURS.sub("", shown), plain):
+        assert cluster.job in text  # whole, also where the terminal is narrow
+        assert "running" in text
+        if command == "status":
+            assert "numbers[0]" in text
+            assert "watermark" in text
+
+
+def completed(cluster, words, *, shell="bash", env=None):
+    environment = {
+        "_STREAMLINE_COMPLETE": f"{shell}_complete",
+        "COMP_WORDS": " ".join(words),
+        "COMP_CWORD": str(len(words) - 1),
+        **(env or {}),
+    }
+    status, out, err = cluster.run(env=environment)
+    assert (status, err) == (0, "")
+    return out.split()
+
+
+def test_a_shell_completes_ids_of_jobs(cluster):
+    for verb in ("logs", "rescale"):
+        assert completed(cluster, ["streamline", verb, "pac"]) == [f"plain,{cluster.job}"]
+    assert completed(cluster, ["streamline", "status", "nobody"]) == []
+    assert "plain,rescale" in completed(cluster, ["streamline", "res"])
+
+
+def test_completion_is_silent_without_a_cluster(cluster):
+    for away in ("http://127.0.0.1:9", "nowhere"):
+        env = {"STREAMLINE_CLUSTER": away}
+        assert completed(cluster, ["streamline", "status", ""], env=env) == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts_for_shells(shell):
+    done = CliRunner().invoke(cli, ["completion", shell])
+    assert done.exit_code == 0
+    assert f"_STREAMLINE_COMPLETE={shell}_complete" in done.output
