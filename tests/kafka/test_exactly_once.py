@@ -96,6 +96,30 @@ def test_workers_are_killed_at_random_moments(case):
 
 
 @pytest.mark.timeout(300)
+def test_the_broker_is_away_when_the_job_starts(tmp_path):
+    """It is said, and once the broker is there the job begins by itself."""
+    broker = started(KafkaBroker())
+    try:
+        one = Case(broker, fill(broker.servers, 20_000), tmp_path, "copy")
+        broker.kill()
+        run = one.start(2)
+        said = []
+        for line in run.process.stderr:
+            said.append(line)
+            if "trying again" in line:
+                break
+        assert "trying again" in said[-1], said
+        assert "orders" in said[-1] and broker.servers in said[-1], said
+        broker.start()
+        status, _, stderr = run.end()
+        assert status == 0, stderr
+        assert f"Kafka at {broker.servers} is back" in stderr
+        one.check()
+    finally:
+        broker.close()
+
+
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", ["killed", "paused"])
 def test_the_broker_is_away_for_a_while(tmp_path, moment):
     """It is killed and started again twice, or stands still; the job bears with it."""
