@@ -1,5 +1,7 @@
 """Jobs from Kafka to Kafka, run by the command line."""
 
+import re
+
 import streamline as sl
 from streamline.connectors.kafka import KafkaSink, KafkaSource, dead_letters_to
 
@@ -68,4 +70,13 @@ def grouped(servers: str, source: str, target: str) -> sl.Job:
     job = sl.Job("grouped")
     orders = KafkaSource(servers, topic=source, format=sl.Raw(), group="watched", until="latest")
     job.source("orders", orders).sink("out", KafkaSink(servers, topic=target, format=sl.Raw()))
+    return job
+
+
+def growing(servers: str, source: str, target: str) -> sl.Job:
+    """For ever, from all topics whose names begin like that."""
+    job = sl.Job("growing")
+    topics = re.compile(re.escape(source) + ".*")
+    orders = KafkaSource(servers, topic=topics, format=sl.Text())
+    job.source("orders", orders).sink("out", KafkaSink(servers, topic=target, format=sl.Text()))
     return job
