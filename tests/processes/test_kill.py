@@ -1,17 +1,28 @@
-"""kill -9 at random moments of a run over a million records, and what is left over."""
+"""kill -9 all over a run of a million records, and what is left over.
+
+A moment is told by how much of the results stands in part files, not by the clock: however fast
+the machine is, the kills lie one after another from the beginning of the run to near its end.
+"""
 
 import os
 import random
 import signal
+import subprocess
+import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.processes.runner import Run, results
 
 KILLS = 20
-MOMENT_S = (0.02, 0.6)
+SPREAD = 0.85
+"""The last kill is before this part of the results is there."""
+EARLY_S = (0.02, 0.6)
+BEHIND_S = (0.0, 0.05)
+OFTEN = "40ms"
 
 
 @pytest.fixture(scope="module")
@@ -26,61 +37,108 @@ def seed() -> int:
     return int(os.environ.get("STREAMLINE_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 
-def moment(run: Run, rng: random.Random) -> bool:
-    """Let the run go on for a random time; false if it has ended by then."""
-    import subprocess
+def written(folder: Path) -> int:
+    """Bytes of results that stand there."""
+    return sum(path.stat().st_size for path in folder.glob("part-*"))
 
-    try:
-        run.process.wait(rng.uniform(*MOMENT_S))
-    except subprocess.TimeoutExpired:
-        return True
-    return False
+
+def moments(rng: random.Random, whole: int) -> list[float]:
+    """When to kill: how many bytes of results are to be there, one moment in each twentieth."""
+    return [(number + rng.random()) / KILLS * SPREAD * whole for number in range(KILLS)]
+
+
+def wait_until_written(run: Run, count: float, rng: random.Random) -> None:
+    """Until so much of the results is there, and a little longer: in between two checkpoints."""
+    end = time.monotonic() + 60
+    while written(run.output) < count:
+        assert run.process.poll() is None, run.process.communicate()
+        assert time.monotonic() < end, "no more results within a minute"
+        time.sleep(0.003)  # another process is being watched; nothing tells us
+    goes_on_for(run, rng.uniform(*BEHIND_S))
+
+
+def goes_on_for(run: Run, seconds: float) -> None:
+    """Let it run; it must not have ended by then."""
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.process.wait(seconds)
+
+
+def restarted(run: Run) -> list[psutil.Process]:
+    """Its workers, once there are both again."""
+    end = time.monotonic() + 20
+    while len(workers := run.workers()) < 2:
+        assert run.process.poll() is None, run.process.communicate()
+        assert time.monotonic() < end, "the workers do not come back"
+        time.sleep(0.003)
+    return workers
 
 
 @pytest.mark.timeout(300)
-def test_one_worker_is_killed_at_random_moments(
+def test_one_worker_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
     rng = random.Random(number := seed())
     print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
-    while killed < KILLS:
-        folder = tmp_path / f"{killed}"
-        run = Run("tumbling", folder, input=large, parallelism=2, options=["--max-restarts", "50"])
-        while killed < KILLS and moment(run, rng):
-            workers = run.workers()
-            if workers:
-                rng.choice(workers).send_signal(signal.SIGKILL)
-                killed += 1
-        run.finish()
-        assert results(run.output) == wanted
-    assert killed == KILLS
+    options = ["--max-restarts", "50"]
+    run = Run(
+        *("tumbling", tmp_path),
+        input=large,
+        parallelism=2,
+        checkpoint_every=OFTEN,
+        options=options,
+    )
+    killed = set()
+    for moment in moments(rng, sum(len(line) + 1 for line in wanted.elements())):
+        wait_until_written(run, moment, rng)
+        victim = rng.choice(restarted(run))
+        victim.send_signal(signal.SIGKILL)
+        killed.add(victim.pid)
+    summary = run.finish()
+    assert len(killed) == KILLS
+    restarts = summary["restarts"]
+    assert isinstance(restarts, int) and KILLS / 2 <= restarts <= KILLS  # two may be one restart
+    assert results(run.output) == wanted
 
 
 @pytest.mark.timeout(300)
-def test_everything_is_killed_at_random_moments(
+def test_everything_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
     rng = random.Random(number := seed())
     print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
-    while killed < KILLS:
-        folder = tmp_path / f"{killed}"
-        while True:
-            run = Run("tumbling", folder, input=large, parallelism=rng.randint(1, 3))
+
+    def start() -> Run:
+        parallelism = rng.randint(1, 3)
+        return Run(
+            *("tumbling", tmp_path),
+            input=large,
+            parallelism=parallelism,
+            checkpoint_every=OFTEN,
+        )
+
+    def kill(run: Run) -> None:
+        run.kill()
+        assert run.end()[0] == -signal.SIGKILL
+
+    seen = []
+    for index, moment in enumerate(moments(rng, sum(len(x) + 1 for x in wanted.elements()))):
+        if index % 5 == 0:  # also while it starts and restores
+            run = start()
             run.wait_for("lock")
-            if killed == KILLS or not moment(run, rng):
-                break
-            run.kill()
-            killed += 1
-            assert run.end()[0] == -signal.SIGKILL
-        run.finish()
-        assert results(run.output) == wanted
+            goes_on_for(run, rng.uniform(*EARLY_S) / (index / 5 + 1))
+            kill(run)
+        run = start()
+        wait_until_written(run, moment, rng)
+        kill(run)
+        seen.append(written(run.output))
+    assert seen == sorted(seen)
+    assert len(set(seen)) > KILLS / 2  # it got on in between
+    run = start()
+    run.finish()
+    assert results(run.output) == wanted
 
 
 def test_a_dead_worker_is_noticed_within_a_second(large: Path, tmp_path: Path) -> None:
-    import time
-
     run = Run("tumbling", tmp_path, input=large, parallelism=2)
     run.wait_for("checkpoints/00000001/MANIFEST")
     run.workers()[0].send_signal(signal.SIGKILL)
@@ -107,7 +165,6 @@ def test_a_worker_that_is_busy_does_not_count_as_dead(tmp_path: Path) -> None:
         f"sink = FileSink({str(tmp_path / 'out')!r}, format=sl.Text())\n"
         "job.source('lines', source).map(slow).sink('out', sink)\n"
     )
-    import subprocess
     import sys
 
     done = subprocess.run(
