@@ -139,6 +139,9 @@ class TaskModel(BaseModel):
     busy: float
     idle: float
     backpressured: float
+    busy_s: float = Field(0, description="Since its attempt began, as idle_s and backpressured_s.")
+    idle_s: float = 0
+    backpressured_s: float = 0
     watermark_lag_s: float | None = Field(None, description="How far event time is behind.")
     alignment_s: float = Field(0, description="First to last barrier, of the last checkpoint.")
     credits: int = Field(0, description="Batches it may send before it has to wait.")

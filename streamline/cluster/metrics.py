@@ -26,6 +26,11 @@ _TASK_GAUGES = {
     "state_bytes": "Keyed state of a task in its last checkpoint.",
     "source_lag": "Records that are there and that a source task has not read yet.",
 }
+_TASK_TIMES = {
+    "busy_s": "Time that a task has worked.",
+    "idle_s": "Time that a task has waited for input.",
+    "backpressured_s": "Time that a task has waited for those behind it.",
+}
 _TASK_SECONDS = {
     "alignment_s": "From the first to the last barrier of the last checkpoint.",
     "watermark_lag_s": "How far the event time of a task is behind the clock.",
@@ -74,23 +79,17 @@ class _Jobs(Collector):
 
     def _tasks(self) -> Iterator[Metric]:
         kinds: list[tuple[type[CounterMetricFamily | GaugeMetricFamily], dict[str, str]]] = [
-            (CounterMetricFamily, _TASK_COUNTERS),
-            (GaugeMetricFamily, _TASK_GAUGES),
+            (CounterMetricFamily, _TASK_COUNTERS | _TASK_TIMES),
+            (GaugeMetricFamily, _TASK_GAUGES | _TASK_SECONDS),
         ]
         for kind, named in kinds:
             for key, text in named.items():
-                family = kind(f"streamline_task_{key}", text, labels=_TASK)
+                name = f"{key[:-2]}_seconds" if key.endswith("_s") else key
+                family = kind(f"streamline_task_{name}", text, labels=_TASK)
                 for job, task in self._all_tasks():
                     if task[key] is not None:
                         family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
                 yield family
-        for key, text in _TASK_SECONDS.items():
-            name = f"streamline_task_{key.removesuffix('_s')}_seconds"
-            family = GaugeMetricFamily(name, text, labels=_TASK)
-            for job, task in self._all_tasks():
-                if task[key] is not None:
-                    family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
-            yield family
         family = GaugeMetricFamily(
             "streamline_task_watermark_seconds", "Event time a task has reached.", labels=_TASK
         )

@@ -68,6 +68,7 @@ def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, A
         "busy": round(max(0.0, 1 - idle - blocked), 3) if counted else 0.0,
         "idle": round(min(1.0, idle), 3),
         "backpressured": round(min(1.0, blocked), 3),
+        **_seconds(counted),
         "watermark_lag_s": None if reached is None else (now_ms - reached) / 1000,
         "alignment_s": counted.get("alignment_ms", 0) / 1000,
         "credits": counted.get("credits", 0),
@@ -76,3 +77,10 @@ def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, A
         "state_bytes": counted.get("state_bytes", 0),
         "source_lag": counted.get("source_lag"),
     }
+
+
+def _seconds(counted: dict[str, int]) -> dict[str, float]:
+    """What a task has done with its time since its attempt began."""
+    idle, blocked = counted.get("idle_ms", 0), counted.get("backpressured_ms", 0)
+    busy = max(0, counted.get("up_ms", 0) - idle - blocked)
+    return {"busy_s": busy / 1000, "idle_s": idle / 1000, "backpressured_s": blocked / 1000}

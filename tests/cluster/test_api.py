@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -103,6 +104,34 @@ def test_metrics(cluster, http):
             ]
             assert len(values) == 2, name
             assert sum(values) > 0, name
+
+
+def test_the_table_in_the_docs_has_all_metrics_there_are(cluster, http):
+    documented = set()
+    for line in Path("docs/cluster.md").read_text().partition("| metric |")[2].splitlines()[2:]:
+        if not line.startswith("|"):
+            break
+        first = ""
+        for name in re.findall(r"`(\w+)`", line.split("|")[1]):
+            first = first or name
+            # `checkpoint_duration_seconds`, `_size_bytes`: the same begin
+            prefix = "_".join(first.split("_")[: 1 if name.startswith("_") else 0])
+            documented.add(f"streamline_{prefix}{name}")
+    text = http.get("/metrics").text
+    told = {
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in text_string_to_metric_families(text)
+    }
+    assert told == documented
+
+
+def test_what_a_task_did_with_its_time(cluster, http):
+    """As parts of its time, and in seconds; both tell the same."""
+    for task in http.get(f"/v1/jobs/{cluster.job}/tasks").json():
+        whole_s = task["busy_s"] + task["idle_s"] + task["backpressured_s"]
+        assert whole_s > 0
+        for part in ("busy", "idle", "backpressured"):
+            assert task[f"{part}_s"] / whole_s == pytest.approx(task[part], abs=0.01)
 
 
 def test_checkpoints(cluster, http):

@@ -1,6 +1,8 @@
 """The commands as a person has them: on a terminal, in a pipe, completed by a shell."""
 
+import json
 import re
+import subprocess
 
 import pytest
 from click.testing import CliRunner
@@ -69,3 +71,32 @@ def test_scripts_for_shells(shell):
     done = CliRunner().invoke(cli, ["completion", shell])
     assert done.exit_code == 0
     assert f"_STREAMLINE_COMPLETE={shell}_complete" in done.output
+
+
+def test_one_node_is_rescaled(cluster):
+    cluster.ok("rescale", cluster.job, "--node", "window=2")
+    found = cluster.records(cluster.job, 1)
+    assert found["parallelism"] == 1
+    tasks = {(task["node"], task["index"]) for task in found["tasks"]}
+    assert tasks == {("numbers", 0), ("window", 0), ("window", 1), ("out", 0)}
+    assert all(type(one["pid"]) is int for one in found["workers"])
+
+
+def test_watching_outlives_the_daemon(cluster):
+    """It waits while the cluster is away, goes on, and ends with the job."""
+    with subprocess.Popen(
+        cluster.command("status", cluster.job, "--watch", "--json"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=cluster.environment,
+    ) as watching:  # fmt: skip
+        before = json.loads(watching.stdout.readline())
+        cluster.kill()
+        cluster.start()
+        after = json.loads(watching.stdout.readline())
+        while after["records_in"] <= before["records_in"]:
+            after = json.loads(watching.stdout.readline())
+        assert after["id"] == before["id"] == cluster.job
+        cluster.ok("cancel", cluster.job)
+        *_, last = watching.stdout
+        assert json.loads(last)["state"] == "canceled"
+        assert watching.stderr.read() == ""
+    assert watching.returncode == 0
