@@ -56,7 +56,7 @@ def test_it_notices_orders_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -
         return await handle(self, verb, arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Master, "handle", forgetful)
-    assert _broken(40) >= 1
+    assert _noticed()
 
 
 def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPat
         return not self.status and await start(self)
 
     monkeypatch.setattr(Keeper, "_start", once)
-    assert _broken(20) >= 1
+    assert _noticed()
 
 
 def test_it_notices_a_savepoint_that_is_older_than_the_end_of_the_job(
@@ -80,14 +80,15 @@ def test_it_notices_a_savepoint_that_is_older_than_the_end_of_the_job(
         return export(self, target) if found is None else {"path": target, "epoch": found}
 
     monkeypatch.setattr(Mortal, "_export", lazy)
-    assert _broken(100) >= 1
+    assert _noticed()
 
 
-def _broken(seeds: int) -> int:
-    broken = 0
+def _noticed(seeds: int = 1_000) -> bool:
+    """Whether any seed fails; the first that does is enough."""
     for seed in range(seeds):
         try:
             simulate(seed)
-        except BaseException:
-            broken += 1
-    return broken
+        except BaseException as error:
+            print(f"seed {seed}: {error!r:.200}")
+            return True
+    return False
