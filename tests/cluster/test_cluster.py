@@ -27,7 +27,7 @@ def submitted(cluster, file="paced.py", *options, count=COUNT, rate=15_000):
 
 def test_a_long_life(cluster):
     """Rescaled, killed in all its parts, stopped, changed: the result is as if nothing had been."""
-    job = submitted(cluster)
+    job = submitted(cluster, rate=4_000)  # it is not done before all that has been asked of it
     assert cluster.records(job)["parallelism"] == 1
     cluster.ok("rescale", job, "--parallelism", "3")
     found = cluster.records(job)
@@ -47,7 +47,8 @@ def test_a_long_life(cluster):
     assert saved == str(cluster.folder / "saved")
     assert cluster.status(job)["state"] == "stopped"
     assert cluster.masters() == []
-    changed = submitted(cluster, "changed.py", "--from", "saved", "--parallelism", "2")
+    begin = ("--from", "saved", "--parallelism", "2")
+    changed = submitted(cluster, "changed.py", *begin, rate=100_000)
     cluster.until(changed, lambda found: found["state"] == "finished")
     assert totals(cluster.folder / "out") == wanted(COUNT)
 
