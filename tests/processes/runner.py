@@ -67,7 +67,8 @@ class Run:
         self.folder = folder
         self.output = folder / "out"
         self.state = folder / state
-        self.temporary = folder / "tmp"  # all that it may leave lies here, and it is known by it
+        # All that it may leave lies here, and it is known by it; others may run beside it.
+        self.temporary = folder / f"tmp-{state}"
         self.temporary.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
