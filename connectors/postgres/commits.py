@@ -24,8 +24,6 @@ create table if not exists {} (
     run text not null, token text not null, committed boolean not null,
     given_up text[] not null default '{{}}', primary key (sink, task, slot))
 """
-_WIDEN = "alter table {} add column if not exists given_up text[] not null default '{{}}'"
-"""A table that an earlier version made lacks it."""
 _HOLDER = -1
 """In place of a task, in the row that names the run."""
 _HOLD = """
@@ -107,7 +105,6 @@ class Commits:
         # Two tasks that both find it missing would both make it.
         await connection.execute("select pg_advisory_xact_lock(7366481)")
         await connection.execute(sql.SQL(_CREATE).format(self._table))
-        await connection.execute(sql.SQL(_WIDEN).format(self._table))
 
     async def overthrown(self, connection: AsyncConnection[Any]) -> bool:
         """Whether the last run to take over was not ours."""
