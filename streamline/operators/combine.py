@@ -32,7 +32,7 @@ from streamline.operators.windows.assigners import Slices
 _WORTH = 0.7
 """Combining pays when at most so many partial results stand for a record."""
 _PAUSE = 31
-"""So many batches go as they are after one that was not worth it: looking costs time."""
+"""So many batches go as they are after one that was not combined: looking costs time."""
 _ROOM = 16
 """Cells, of keys and slices, that may be looked through for each record."""
 _EXACT = 1 << 53
@@ -66,6 +66,12 @@ class Combiner:
         if self._pause:
             self._pause -= 1
             return None
+        combined = self._combined(batch)
+        if combined is None:
+            self._pause = _PAUSE
+        return combined
+
+    def _combined(self, batch: Batch) -> Batch | None:
         coded = _codes(batch)
         timestamps = batch.timestamps
         if coded is None or int(timestamps.min()) == MIN_TIMESTAMP:
@@ -81,13 +87,11 @@ class Combiner:
             coded = _only_those(coded)  # of many keys few are here
         known = len(coded.names)
         if count * known > _ROOM * len(batch):
-            self._pause = _PAUSE
             return None
         cells = rows * known + coded.codes
         counts = np.bincount(cells, minlength=count * known)
         present = np.flatnonzero(counts)
         if len(present) > _WORTH * len(batch):
-            self._pause = _PAUSE
             return None
         slots = self._slots(columns, cells, counts, present)
         if slots is None:

@@ -222,6 +222,16 @@ def test_after_a_batch_that_was_not_worth_it_there_is_a_pause() -> None:
     assert one(same) is not None
 
 
+def test_values_that_cannot_be_added_up_are_looked_at_once_in_a_while() -> None:
+    one = combiner(("it", Max("it")))
+    text, numbers = (
+        batch_of(found, [1] * 16, ["a"] * 16) for found in (values("a", "b"), values(1, 2))
+    )
+    assert one(text) is None
+    assert [one(numbers) for _ in range(_PAUSE)] == [None] * _PAUSE
+    assert one(numbers) is not None
+
+
 def test_of_many_keys_only_those_that_are_here_count() -> None:
     batch = batch_of(values(1, 2), [1] * 16, ["a", "b"] * 8)
     memory = KeyGroups(MAX_PARALLELISM)
