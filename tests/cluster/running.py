@@ -30,6 +30,7 @@ class Cluster:
             name: value for name, value in os.environ.items() if not name.startswith("STREAMLINE_")
         } | {"XDG_STATE_HOME": str(folder / "home")}
         self.process = None
+        self.submitted = 0
 
     def __enter__(self):
         self.start()
@@ -129,6 +130,15 @@ class Cluster:
         return self.until(
             job, lambda found: found["state"] == "running" and found["records_in"] >= more
         )
+
+    def endless(self, *options):
+        """The id of a new job that runs until it is told to end, and has its first checkpoint."""
+        self.submitted += 1
+        output = self.folder / f"out-{self.submitted}"
+        given = ("-p", f"output={output}", "-p", "count=100000000")
+        job = self.ok("submit", JOBS / "paced.py", *given, *options)
+        self.until(job, lambda found: found["last_checkpoint"] is not None)
+        return job
 
     def masters(self):
         """Processes of jobs."""

@@ -23,11 +23,7 @@ SECONDS = 120
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
-        cluster.job = cluster.ok(
-            *("submit", JOBS / "paced.py", "--parallelism", "2"),
-            *("-p", f"output={cluster.folder / 'out'}", "-p", "count=100000000"),
-        )
-        cluster.until(cluster.job, lambda found: found["last_checkpoint"] is not None)
+        cluster.job = cluster.endless("--parallelism", "2")
         yield cluster
 
 

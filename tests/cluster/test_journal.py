@@ -1,5 +1,6 @@
 """Journal: what was appended is there after a crash at any byte; damage is told, not passed over."""
 
+import contextlib
 import io
 import random
 import resource
@@ -84,23 +85,29 @@ def test_a_place_that_cannot_be_used(tmp_path):
         Journal(tmp_path / "nowhere" / "j")
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_files():
-    """Files may be no larger than this; the system takes a part of what is written, then none."""
+    """Files may be no larger than this; the system takes a part of what is written, then none.
+
+    Around single calls only: the limit is the whole process's, and the tests' own report may go
+    to a file that is longer.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk(tmp_path, small_files):
+def test_a_full_disk(tmp_path):
     """What could not be written is not there, and the next that fits is."""
     journal = Journal(tmp_path / "j")
     journal.append({"small": 1})
     for _ in range(2):
-        with pytest.raises(StateError, match="cannot be written: .*File too large"):
+        with small_files(), pytest.raises(StateError, match="cannot be written: .*File too large"):
             journal.append({"large": "x" * 5_000})
-        with pytest.raises(StateError, match="cannot be written: .*File too large"):
+        with small_files(), pytest.raises(StateError, match="cannot be written: .*File too large"):
             journal.replace([{"large": "x" * 5_000}])
     assert [path.name for path in tmp_path.iterdir()] == ["j"]
     assert (tmp_path / "j").stat().st_size == journal.size
@@ -116,12 +123,12 @@ class BrokenFile(io.FileIO):
         raise OSError(5, "Input/output error")
 
 
-def test_nothing_is_taken_any_more_when_nobody_knows_what_stands_in_it(tmp_path, small_files):
+def test_nothing_is_taken_any_more_when_nobody_knows_what_stands_in_it(tmp_path):
     journal = Journal(tmp_path / "j")
     journal.append({"small": 1})
     journal._file.close()
     journal._file = BrokenFile(tmp_path / "j", "r+")
-    with pytest.raises(StateError, match="File too large"):
+    with small_files(), pytest.raises(StateError, match="File too large"):
         journal.append({"large": "x" * 5_000})
     with pytest.raises(StateError, match="takes no more; start the cluster again"):
         journal.append({"small": 2})
