@@ -39,6 +39,19 @@ class FileSink(Sink[T]):
 
     Raises:
         UsageError: For an argument that cannot be.
+
+    >>> import streamline as sl
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> from streamline.testing import run_job
+    >>> with TemporaryDirectory() as folder:
+    ...     job = sl.Job("copy")
+    ...     orders = job.source("orders", CollectionSource([{"user": "ada"}, {"user": "bob"}]))
+    ...     orders.sink("out", FileSink(folder, format=sl.Json()))
+    ...     _ = run_job(job)
+    ...     [path.read_text() for path in Path(folder).glob("part-*.jsonl")]
+    ['{"user":"ada"}\\n{"user":"bob"}\\n']
     """
 
     guarantee = Guarantee.EXACTLY_ONCE

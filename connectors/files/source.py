@@ -50,6 +50,18 @@ class FileSource(Source[T]):
 
     Raises:
         UsageError: For a format or length that cannot be.
+
+    >>> import streamline as sl
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> with TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "words.txt").write_text("so\\nfar\\n")
+    ...     job, sink = sl.Job("read"), CollectingSink()
+    ...     job.source("words", FileSource(folder, format=sl.Text())).sink("out", sink)
+    ...     _ = run_job(job)
+    >>> sink.records
+    ['so', 'far']
     """
 
     def __init__(

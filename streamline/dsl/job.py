@@ -56,11 +56,20 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """The job's name.
+
+        >>> Job("shout").name
+        'shout'
+        """
         return self._builder.graph.name
 
     def graph(self) -> JobGraph:
-        """What has been built so far; :meth:`JobGraph.validate` tells whether it can run."""
+        """What has been built so far; :meth:`JobGraph.validate` tells whether it can run.
+
+        >>> import streamline as sl
+        >>> sl.Job("empty").graph().nodes
+        []
+        """
         return self._builder.graph
 
     def source(
@@ -82,6 +91,13 @@ class Job:
         Raises:
             GraphError: If the name is taken.
             UsageError: If ``source`` is not a source, or the layout is unknown.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> job = sl.Job("example")
+        >>> orders = job.source("orders", CollectionSource([{"user": "ada", "amount": 3}]))
+        >>> isinstance(orders, sl.Stream), job.graph().nodes[0].id
+        (True, 'orders')
         """
         if not isinstance(source, Source):
             raise UsageError(f"job.source({name!r}, ...) needs a Source, not {source!r:.80}")

@@ -34,6 +34,16 @@ class Csv(Format[T]):
 
     Raises:
         UsageError: If ``type_`` is not a Record class.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    ...     amount: float | None
+    >>> orders = sl.Csv(Order)
+    >>> orders.header, orders.encode_many([Order("ada", 2.5)])
+    (b'user,amount\\n', [b'ada,2.5'])
+    >>> orders.decode_many([b"bob,"])
+    [Order(user='bob', amount=None)]
     """
 
     suffix = ".csv"
