@@ -11,7 +11,7 @@ SOURCES := streamline connectors tests examples benchmarks tools
 help:
 	@echo "make demo    generate 1 M events and run examples/spend_per_user.py on them"
 	@echo "make test    run all tests"
-	@echo "make check   format, lint, types, import rules, links in the docs"
+	@echo "make check   format, lint, types, import rules, openings of modules, links in the docs"
 	@echo "make format  put the code into the project's format"
 	@echo "make bench   measure, as ratios in one run"
 	@echo "make clean   remove everything that was made"
@@ -37,6 +37,7 @@ check: $(STAMP)
 	cd build/tree && $(CURDIR)/$(BIN)/mypy --config-file $(CURDIR)/pyproject.toml -p streamline -p examples -p benchmarks -p tools
 	cd build/tree && $(CURDIR)/$(BIN)/lint-imports --config $(CURDIR)/.importlinter --no-cache
 	$(BIN)/python -m tools.check_imports
+	$(BIN)/python -m tools.check_openings
 	$(BIN)/python -m tools.check_links
 
 format: $(STAMP)

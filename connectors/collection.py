@@ -1,4 +1,8 @@
-"""CollectionSource: records from a list, for tests, notebooks and first steps."""
+"""CollectionSource: records from a list, for tests, notebooks and first steps.
+
+The shortest source there is, and an example for one of your own: a partition is every so manieth
+item, and the position is how many have been read.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""GeneratorSource: records made by a function, as many and as fast as asked for."""
+"""GeneratorSource: records made by a function, as many and as fast as asked for.
+
+What a record is depends on seed and number alone, so a restored reader makes the same ones again.
+Time plays a part in the rate only, and comes from the task's clock.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Trying again while an outside system is away: pauses that grow, said once, given up in time."""
+"""Trying again while an outside system is away: pauses that grow, said once, given up in time.
+
+Kafka and PostgreSQL share it, and it knows neither: which errors go away by themselves, and how
+they are put into words, is told by the connector.
+"""
 
 from __future__ import annotations
 

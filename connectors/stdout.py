@@ -1,4 +1,8 @@
-"""StdoutSink: records as lines on standard output, for a look at a stream."""
+"""StdoutSink: records as lines on standard output, for a look at a stream.
+
+The shortest sink there is, and an example for one of your own that cannot take back what it wrote:
+there is nothing to prepare, and nothing to commit.
+"""
 
 from __future__ import annotations
 

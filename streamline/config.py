@@ -1,4 +1,8 @@
-"""Settings of a run and the one place where durations and sizes are parsed."""
+"""Settings of a run and the one place where durations and sizes are parsed.
+
+``RuntimeConfig`` is a frozen value that reaches every engine and task. It says how a job is run,
+never what it does; settings of a connector or of the cluster are theirs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Names of things: nodes, tasks, channels, epochs, generations."""
+"""Names of things: nodes, tasks, channels, epochs, generations.
+
+Types and no behaviour; the lowest of the leaves, so that every room can use the same words. Who
+gives out these names is not known here.
+"""
 
 from __future__ import annotations
 

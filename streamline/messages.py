@@ -1,4 +1,8 @@
-"""The in-band messages besides Batch: Watermark, Barrier, EndOfInput. There are no others."""
+"""The in-band messages besides Batch: Watermark, Barrier, EndOfInput. There are no others.
+
+With Batch they are all that travels between tasks. They say what is so, never what is to be done:
+commands come from the coordinator on another road (``runtime.control``).
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Errors of the user's functions: one sentence with the operator, the line and the record."""
+"""Errors of the user's functions: one sentence with the operator, the line and the record.
+
+It tells the user's frames from ours, finds the record to blame, and shortens what it shows. What
+then becomes of the job or the record is not decided here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Which files a path means, and how they are cut into partitions."""
+"""Which files a path means, and how they are cut into partitions.
+
+It looks at names and lengths, and reads no file. A partition's name holds all that is needed to
+read it, so positions mean the same in every run.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""FileSink: files that appear when the checkpoint that covers them is complete, and not before."""
+"""FileSink: files that appear when the checkpoint that covers them is complete, and not before.
+
+It owns what stands in the folder under its own tag, and touches no other file there. When a
+checkpoint is taken, and whether it was completed, it is told by its task.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""FileSource: lines of files as records, by partition, in order of event time."""
+"""FileSource: lines of files as records, by partition, in order of event time.
+
+It owns open files and byte offsets. How files are cut stands in ``partitions``; what a line means
+is the format's; what event time a partition has reached it is told by its task.
+"""
 
 from __future__ import annotations
 

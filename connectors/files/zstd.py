@@ -1,4 +1,7 @@
-"""ZstdFile: a zstd file that can be read from any place, and whose end is checked."""
+"""ZstdFile: a zstd file that can be read from any place, and whose end is checked.
+
+Bytes alone: it knows no lines and no records. Where reading goes on is said by who reads.
+"""
 
 from __future__ import annotations
 

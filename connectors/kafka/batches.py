@@ -1,8 +1,8 @@
 """Whole record batches out of aiokafka's fetcher, instead of an object for each record.
 
 ``getmany`` makes a ConsumerRecord of every record, and that is nearly all it spends its time
-on. This file, and no other, looks inside aiokafka: a fetched piece of a partition is taken from
-the fetcher and its record batches are read as they are. When aiokafka changes, ``fits`` says
+on. This file, and no other, looks inside its fetcher: a fetched piece of a partition is taken
+out and its record batches are read as they are. When aiokafka changes, ``fits`` says
 so, a test fails, and ``getmany`` does the same more slowly.
 """
 

@@ -1,4 +1,8 @@
-"""How Kafka is reached: security, the words for its errors, and trying again while it is away."""
+"""How Kafka is reached: security, the words for its errors, and trying again while it is away.
+
+What source and sink share on their way to a broker. aiokafka's habits that would hurt a job are
+corrected here, once and for all its clients. It knows neither records nor transactions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Encoder: what of a batch becomes keys, values and headers; the functions are the user's."""
+"""Encoder: what of a batch becomes keys, values and headers; the functions are the user's.
+
+An error names the record on which a function raised. It knows nothing of brokers, partitions or
+transactions: what it makes is bytes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The same as ``batches``, by aiokafka's public ``getmany``: for when its inside has changed."""
+"""The same as ``batches``, by aiokafka's public ``getmany``: for when its inside has changed.
+
+It makes an object of every record and is several times slower. The reader sees the same pieces
+either way, and does not know which of the two brought them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Dead letters to a topic: the bytes as they were, the reason in the headers."""
+"""Dead letters to a topic: the bytes as they were, the reason in the headers.
+
+It only describes a ``KafkaSink``: what of a dead letter is value and what is header. It writes
+nothing itself.
+"""
 
 from __future__ import annotations
 

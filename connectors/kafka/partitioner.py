@@ -1,4 +1,8 @@
-"""Which partition a key goes to: the same one as with Kafka's Java client."""
+"""Which partition a key goes to: the same one as with Kafka's Java client.
+
+The arithmetic is Kafka's ``DefaultPartitioner``: murmur2 of the key's bytes. It has nothing to do
+with our key groups, and asks no broker: how many partitions there are, it is told.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Producer: the records of one epoch on their way to one topic."""
+"""Producer: the records of one epoch on their way to one topic.
+
+It owns one aiokafka producer and, where there are transactions, the one that is open in it. It
+never commits or aborts: that is done by number in ``transactions``. What became of the records
+before it, and which checkpoint covers them, it does not know.
+"""
 
 from __future__ import annotations
 

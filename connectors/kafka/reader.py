@@ -1,4 +1,9 @@
-"""KafkaReader: the partitions of one task, read a record batch at a time."""
+"""KafkaReader: the partitions of one task, read a record batch at a time.
+
+It owns one consumer: where reading stands in each partition, where a bounded one ends, and what
+the group is told. Positions come from the checkpoint; those of the group count only where a job
+begins from scratch. How record batches come out of aiokafka stands in ``batches``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""KafkaRecord: a value together with what Kafka keeps beside it."""
+"""KafkaRecord: a value together with what Kafka keeps beside it.
+
+Only the shape: the reader fills it when ``with_metadata()`` asks for it.
+"""
 
 from __future__ import annotations
 

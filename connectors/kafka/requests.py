@@ -1,4 +1,8 @@
-"""Two requests that aiokafka does not have: list and describe transactions (KIP-664)."""
+"""Two requests that aiokafka does not have: list and describe transactions (KIP-664).
+
+The bytes on the wire, in aiokafka's own terms, and nothing else: what an answer means is decided
+in ``transactions``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""See and settle, by hand, what a job that will not come back has left open at a broker."""
+"""See and settle, by hand, what a job that will not come back has left open at a broker.
+
+For ``streamline txn``. It touches only ids of streamline's own, and runs beside no job: whether a
+transaction may be ended is for the person to know, who is shown all that the broker knows of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""KafkaSink: records into a topic, visible with the checkpoint that covers them."""
+"""KafkaSink: records into a topic, visible with the checkpoint that covers them.
+
+The description alone: it checks what the user has set and makes writers. Nothing here talks to a
+broker; see ``writer``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""KafkaSource: topics as streams of records, by partition, exactly once."""
+"""KafkaSource: topics as streams of records, by partition, exactly once.
+
+The description: it checks what the user has set, finds topics and partitions, and makes readers.
+It reads no record itself; see ``reader``.
+"""
 
 from __future__ import annotations
 

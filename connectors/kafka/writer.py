@@ -1,4 +1,9 @@
-"""KafkaWriter: one transaction for each epoch of one task."""
+"""KafkaWriter: one transaction for each epoch of one task.
+
+It owns the producers of a task and the life of their transactions: prepared at the barrier,
+committed by number behind the manifest, and those of earlier runs settled or shut out. When a
+checkpoint is taken, and whether it was completed, it is told by its task.
+"""
 
 from __future__ import annotations
 

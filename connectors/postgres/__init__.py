@@ -1,4 +1,8 @@
-"""PostgreSQL: rows into a table, exactly once. Needs the extra ``postgres``."""
+"""PostgreSQL: rows into a table, exactly once. Needs the extra ``postgres``.
+
+The public name, and what is said when the extra is missing. How rows are staged and moved stands
+in ``writer``.
+"""
 
 try:
     import psycopg as _psycopg  # noqa: F401

@@ -1,4 +1,8 @@
-"""PostgresSink: records as rows of a table, visible with the checkpoint that covers them."""
+"""PostgresSink: records as rows of a table, visible with the checkpoint that covers them.
+
+The description alone: it checks what the user has set and makes writers. Nothing here talks to a
+server; see ``writer``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Table: what the catalogue tells of the table that is written to, and what fits into it."""
+"""Table: what the catalogue tells of the table that is written to, and what fits into it.
+
+What cannot go into it is refused before the first row is written, in the user's words. It writes
+nothing, and knows nothing of staging or epochs.
+"""
 
 from __future__ import annotations
 

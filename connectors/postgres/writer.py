@@ -1,4 +1,9 @@
-"""PostgresWriter: the rows of one task, staged and then moved."""
+"""PostgresWriter: the rows of one task, staged and then moved.
+
+It owns the two connections of a task, its staging tables and the order of what happens: staged at
+the barrier, moved behind the manifest. The statements stand in ``commits``, the text of rows in
+``rows``. When a checkpoint is taken, and whether it was completed, it is told by its task.
+"""
 
 from __future__ import annotations
 

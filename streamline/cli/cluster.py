@@ -1,4 +1,8 @@
-"""``streamline cluster`` and the commands that give orders to one."""
+"""``streamline cluster`` and the commands that give orders to one.
+
+Each command is one or a few calls of the API and how the answer is shown. What a cluster needs is
+imported when a command is called: the others do without that extra.
+"""
 
 from __future__ import annotations
 

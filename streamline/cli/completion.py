@@ -1,4 +1,8 @@
-"""``streamline completion``: what makes a shell complete commands, options and ids of jobs."""
+"""``streamline completion``: what makes a shell complete commands, options and ids of jobs.
+
+Ids come from the cluster, with little patience and without errors: whoever presses a key must not
+wait for it, nor read them. Everything else is click's.
+"""
 
 from __future__ import annotations
 

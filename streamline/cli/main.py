@@ -1,4 +1,8 @@
-"""``streamline``: the commands, and how an error becomes a sentence and an exit status."""
+"""``streamline``: the commands, and how an error becomes a sentence and an exit status.
+
+The entry point, and the only place that prints an error or chooses an exit status. What a command
+does, it does not know.
+"""
 
 from __future__ import annotations
 

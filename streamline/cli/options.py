@@ -1,4 +1,8 @@
-"""Options that several commands share."""
+"""Options that several commands share.
+
+How a job's file and its parameters are given on the command line, said once. What they mean is
+for ``jobfile`` to know.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``streamline plan``: the graph and the tasks of a job, without running it."""
+"""``streamline plan``: the graph and the tasks of a job, without running it.
+
+It prints what ``plan`` and ``coordinator.fit`` have worked out: as tables, JSON or Mermaid. It
+opens no state but the manifest of a savepoint that is asked about.
+"""
 
 from __future__ import annotations
 

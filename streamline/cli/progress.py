@@ -1,4 +1,8 @@
-"""What a person sees while a job runs: one line on a terminal, plain lines elsewhere."""
+"""What a person sees while a job runs: one line on a terminal, plain lines elsewhere.
+
+It reads a ``JobStatus`` that an engine keeps up to date, and works out rates. A terminal that is
+gone ends the line, never the job.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``streamline run``: a job on this machine, from its file to its end."""
+"""``streamline run``: a job on this machine, from its file to its end.
+
+It takes the state folder, says what is gone on from, chooses the engine, shows how things stand
+and turns signals into stop and cancel. How the job is run is the engine's.
+"""
 
 from __future__ import annotations
 

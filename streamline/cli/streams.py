@@ -1,4 +1,8 @@
-"""Standard output and standard error, which may be closed or full at any time."""
+"""Standard output and standard error, which may be closed or full at any time.
+
+Commands say things through it rather than by ``print``, so that a reader who has gone away does
+not end what they are there to do.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What a person sees of jobs: tables on a terminal, plain text elsewhere."""
+"""What a person sees of jobs: tables on a terminal, plain text elsewhere.
+
+It gets plain values, as the API tells them, and prints them. It calls no cluster and knows no
+command.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""``streamline txn``: transactions that a job which will not come back has left open in Kafka."""
+"""``streamline txn``: transactions that a job which will not come back has left open in Kafka.
+
+Options and tables alone; the work is done by ``connectors.kafka.settle``, which is imported when
+it is needed: the rest of the command line knows no connector.
+"""
 
 from __future__ import annotations
 

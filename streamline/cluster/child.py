@@ -1,4 +1,8 @@
-"""A command in a session of its own: bounded in time and in what it prints, and gone as a whole."""
+"""A command in a session of its own: bounded in time and in what it prints, and gone as a whole.
+
+For pip and for job files that are looked at: what is not ours may hang, print without end or leave
+something behind. It does not know what the command is for.
+"""
 
 from __future__ import annotations
 

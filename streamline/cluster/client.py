@@ -1,4 +1,8 @@
-"""Client: a cluster's REST API, for the commands."""
+"""Client: a cluster's REST API, for the commands.
+
+It finds the cluster and its token, makes the calls, and turns what goes wrong into our own errors.
+It imports nothing that runs jobs; what answers mean is for the commands to know.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Daemon: the jobs of a cluster, kept on disk, run in processes of their own, given orders."""
+"""Daemon: the jobs of a cluster, kept on disk, run in processes of their own, given orders.
+
+It owns the data folder: what is asked is checked, written to the journal and only then done, so
+that the next daemon goes on where this one died. It speaks no HTTP (``api`` does), and never runs
+a job's code in its own process.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,7 @@
 """A job's folder in the cluster's data folder, and the small files through which it is passed on.
 
-job.json      what is to be run, and how; written by the daemon before each start
-src/          the job's file, and those beside it
-venv/         its own virtual environment, if it has requirements
-state/        checkpoints and live state, as of ``streamline run``
-master.json   the process that runs it: pid and port
-master.lock   held by that process
-ended.json    how it ended; written by that process as its last act
-claim-*       where an order leaves a savepoint; what is found there is its own
-log           what it, its workers and the user's functions print
+Daemon and the process of a job know each other by these alone, so either may die and be started
+again. It knows where things are and what shape they have, not what is done about them.
 """
 
 from __future__ import annotations
@@ -102,7 +95,18 @@ class SavepointClaim(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class JobFolder:
-    """The paths of one job."""
+    """The paths of one job.
+
+    job.json      what is to be run, and how; written by the daemon before each start
+    src/          the job's file, and those beside it
+    venv/         its own virtual environment, if it has requirements
+    state/        checkpoints and live state, as of ``streamline run``
+    master.json   the process that runs it: pid and port
+    master.lock   held by that process
+    ended.json    how it ended; written by that process as its last act
+    claim-*       where an order leaves a savepoint; what is found there is its own
+    log           what it, its workers and the user's functions print
+    """
 
     root: Path
 

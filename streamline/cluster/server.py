@@ -1,4 +1,8 @@
-"""The daemon's process: its socket, its signals, its end."""
+"""The daemon's process: its socket, its signals, its end.
+
+It binds the address, refuses one that strangers can reach without a token, and ends in order. It
+knows how the API is served, not what it offers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""What is told of a job, as plain values."""
+"""What is told of a job, as plain values.
+
+The shape that ``status --json``, the API and the metrics share. It computes from a ``JobStatus``
+and the time, and asks nobody.
+"""
 
 from __future__ import annotations
 

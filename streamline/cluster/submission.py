@@ -1,4 +1,8 @@
-"""Submission: a job's code and how it is to be run, as it travels to the cluster."""
+"""Submission: a job's code and how it is to be run, as it travels to the cluster.
+
+It packs a folder and unpacks it again, within limits and never outside of its folder. It runs
+nothing of what it carries.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Who gets what: tasks to workers, partitions to readers, old state to new tasks. Pure."""
+"""Who gets what: tasks to workers, partitions to readers, old state to new tasks. Pure.
+
+It is the one place that knows how a checkpoint of any parallelism is dealt out to tasks of
+another. It reads manifests and plans; it moves no files, and starts nothing.
+"""
 
 from __future__ import annotations
 

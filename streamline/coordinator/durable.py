@@ -1,4 +1,8 @@
-"""What every engine does with the checkpoint store and the sources on the coordinator's behalf."""
+"""What every engine does with the checkpoint store and the sources on the coordinator's behalf.
+
+It loads and completes checkpoints, sweeps what was left over, and looks for partitions. It blocks,
+so engines call it where that hurts nobody; when, and what follows, is for the machine to decide.
+"""
 
 from __future__ import annotations
 

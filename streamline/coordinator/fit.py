@@ -1,4 +1,8 @@
-"""Does a checkpoint fit a job? Compared node by node, by names. Pure."""
+"""Does a checkpoint fit a job? Compared node by node, by names. Pure.
+
+It tells what is kept, migrated, new, dropped or impossible; it refuses nothing itself and changes
+nothing. Whether stored types can be read as those of now is the business of ``state.schema``.
+"""
 
 from __future__ import annotations
 

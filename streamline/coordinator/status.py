@@ -1,4 +1,7 @@
-"""JobStatus: what can be said of a job at a moment, for people and programs."""
+"""JobStatus: what can be said of a job at a moment, for people and programs.
+
+A plain value that engines fill in. It is a picture, not a handle: nothing here can act on the job.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""GraphBuilder: adds nodes and edges to a JobGraph under names that are free."""
+"""GraphBuilder: adds nodes and edges to a JobGraph under names that are free.
+
+The only writer of the graph: names are checked here, when they are given. Whether the graph can
+run is for ``JobGraph.validate`` to say.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Job: the root of a pipeline. It collects nodes and edges into a JobGraph."""
+"""Job: the root of a pipeline. It collects nodes and edges into a JobGraph.
+
+It reads nothing and starts nothing: whoever runs a job takes its ``graph()``. What can be done
+with a stream stands in ``stream``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The streams of the DSL: each call adds a node to the graph and returns the next stream."""
+"""The streams of the DSL: each call adds a node to the graph and returns the next stream.
+
+A stream is a place in the graph, with no records in it. What is given to a method is checked at
+once, in the user's words; what the node then does is known to the spec of its operator.
+"""
 
 from __future__ import annotations
 

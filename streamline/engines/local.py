@@ -1,4 +1,9 @@
-"""LocalEngine: a job on this machine, coordinator here, tasks in worker processes."""
+"""LocalEngine: a job on this machine, coordinator here, tasks in worker processes.
+
+It carries out the machine's instructions: workers are made and told what to run, checkpoints
+loaded and completed, savepoints copied; what comes of it goes back to the machine as facts. How
+processes are started and watched stands in ``pool``. Records never come through here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How long a job stood still while it was begun anew, in parts: a failure, or a rescale."""
+"""How long a job stood still while it was begun anew, in parts: a failure, or a rescale.
+
+It holds moments and subtracts them. Who calls the clock, and what is done with the figures, is for
+the engine to know.
+"""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
 """StateDir: the folder in which a job run on this machine keeps its checkpoints.
 
-job.json        whose folder it is, and which version wrote it
-lock            held while a run is using the folder
-params.json     the parameters it was last run with
-finished        the job came to its end; the next run starts over
-checkpoints/    the checkpoint store, unless it is elsewhere
-live/           databases of running tasks; worthless after a crash
+It sees to it that a folder is used by one run, of one job, of a version that can read it. What a
+checkpoint consists of, and which one is gone on from, it does not know.
 """
 
 from __future__ import annotations
@@ -26,6 +22,13 @@ LAYOUT_VERSION = 1
 
 class StateDir:
     """One job's folder, locked while it is open.
+
+        job.json        whose folder it is, and which version wrote it
+        lock            held while a run is using the folder
+        params.json     the parameters it was last run with
+        finished        the job came to its end; the next run starts over
+        checkpoints/    the checkpoint store, unless it is elsewhere
+        live/           databases of running tasks; worthless after a crash
 
     Args:
         root: The folder; made if it is not there.

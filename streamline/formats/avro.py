@@ -1,4 +1,8 @@
-"""Avro: values in Apache Avro, with their schemas in a registry. Needs the extra ``avro``."""
+"""Avro: values in Apache Avro, with their schemas in a registry. Needs the extra ``avro``.
+
+``RegistryJson`` stands here too: both begin with the number of a schema, and share how it is looked
+up and registered. The registry's protocol is in ``registry``.
+"""
 
 from __future__ import annotations
 

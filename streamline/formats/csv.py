@@ -1,4 +1,8 @@
-"""Csv: comma-separated values, typed by a Record's annotations."""
+"""Csv: comma-separated values, typed by a Record's annotations.
+
+Reading and quoting is the standard library's; types are converted by msgspec. One line is one
+record: a value with a line break cannot be written.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""MsgPack: MessagePack values; in files one directly behind the other."""
+"""MsgPack: MessagePack values; in files one directly behind the other.
+
+A value tells where it ends, so files need no separator. Decoding and validation are msgspec's. It
+is not the codec of state and channels, which writes more types: that is ``codec``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Text and Raw: lines as they are."""
+"""Text and Raw: lines as they are.
+
+Nothing is decoded but UTF-8. What a line means is for the job to say.
+"""
 
 from __future__ import annotations
 

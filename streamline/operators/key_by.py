@@ -1,4 +1,8 @@
-"""key_by: gives each record its key and key group; the hash edge behind it does the rest."""
+"""key_by: gives each record its key and key group; the hash edge behind it does the rest.
+
+Keys are made canonical and hashed a batch at a time, whole numbers in columns without a Python
+object each. Who owns a key group, and where a record goes, it does not know.
+"""
 
 from __future__ import annotations
 

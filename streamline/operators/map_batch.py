@@ -1,4 +1,8 @@
-"""map_batch: a user's function on whole batches, for models and numpy code."""
+"""map_batch: a user's function on whole batches, for models and numpy code.
+
+It sees to it that there are as many results as records, and looks for the record to blame when the
+function raises. How long a batch is, is not its business.
+"""
 
 from __future__ import annotations
 

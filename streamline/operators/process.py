@@ -1,4 +1,8 @@
-"""process: a user's function with state and timers of its own for each key."""
+"""process: a user's function with state and timers of its own for each key.
+
+It binds declared states and timers to the current key, calls the function for each record and
+timer, and says which record was at hand when it raises. How state is stored is the backend's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""reduce and aggregate on a keyed stream without windows: a running result for each record."""
+"""reduce and aggregate on a keyed stream without windows: a running result for each record.
+
+One entry of state for each key, in one loop that ``aggregations`` generates. It has no notion of
+time, and gives a result for every record.
+"""
 
 from __future__ import annotations
 

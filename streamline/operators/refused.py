@@ -1,4 +1,8 @@
-"""Records on which a function of the user's raised: the job fails, or goes on without them."""
+"""Records on which a function of the user's raised: the job fails, or goes on without them.
+
+One way for all operators with ``on_error``: count, skip, or make a dead letter of it. Where dead
+letters go then, it does not know.
+"""
 
 from __future__ import annotations
 

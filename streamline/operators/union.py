@@ -1,4 +1,8 @@
-"""union: several streams as one. The task's inputs do the merging; this only passes on."""
+"""union: several streams as one. The task's inputs do the merging; this only passes on.
+
+It is there so that several edges have one node to meet in. Watermarks are merged by the task
+before they come here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Build the tasks of one process and connect them: by calls here, by a transport elsewhere."""
+"""Build the tasks of one process and connect them: by calls here, by a transport elsewhere.
+
+The one place that turns plan, tasks, routers and channels into objects that hold each other. Both
+engines use it. Which tasks belong here it is told; it starts none of them.
+"""
 
 from __future__ import annotations
 

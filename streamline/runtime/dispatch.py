@@ -1,4 +1,8 @@
-"""Router: which task behind an edge gets which records of a batch."""
+"""Router: which task behind an edge gets which records of a batch.
+
+By key group, in turn, or all to all. A batch is split once, by arrays. What the channels behind it
+are made of, and what stands on their other end, it does not know.
+"""
 
 from __future__ import annotations
 

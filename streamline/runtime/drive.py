@@ -1,4 +1,8 @@
-"""Drive a task on an event loop: a few lines of asyncio around ``step``."""
+"""Drive a task on an event loop: a few lines of asyncio around ``step``.
+
+It waits for what a step says it waits for, measures how long, and names what ended a task. The
+inline engine does without it and steps tasks itself.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Merging the watermarks of a task's inputs: the lowest of those that are not idle. Pure."""
+"""Merging the watermarks of a task's inputs: the lowest of those that are not idle. Pure.
+
+What it knows of an input is its last watermark and whether it is idle: no clock, no channel, no
+record. Idle inputs are not waited for; when all are idle, windows close all the same.
+"""
 
 from __future__ import annotations
 

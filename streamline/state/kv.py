@@ -1,4 +1,8 @@
-"""KeyValueStore: what lies behind the tables. An ordered map of bytes that can be snapshotted."""
+"""KeyValueStore: what lies behind the tables. An ordered map of bytes that can be snapshotted.
+
+The seam that RocksDB (``rocksdb``) and a dict (``memory``) stand behind. Keys and values are bytes:
+what they mean, and when a snapshot is due, it does not know.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""MemoryStore: a KeyValueStore in a dict, for tests, the simulator and small inline jobs."""
+"""MemoryStore: a KeyValueStore in a dict, for tests, the simulator and small inline jobs.
+
+It keeps the promises of the seam, with checkpoints in one file. It is not for state larger than
+memory, and nothing in it is incremental.
+"""
 
 from __future__ import annotations
 

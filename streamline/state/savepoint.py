@@ -1,4 +1,8 @@
-"""Savepoints: a checkpoint copied to a place of its own, which nobody removes."""
+"""Savepoints: a checkpoint copied to a place of its own, which nobody removes.
+
+A savepoint is complete in itself: it names no file outside of its place. Which checkpoint is
+copied, and when, is the engine's to decide.
+"""
 
 from __future__ import annotations
 

@@ -5,10 +5,6 @@ of changed entries and raises the stamp; the entries it caught are encoded and w
 slices while processing goes on. An entry that is touched again before its turn leaves its
 encoded pre-image behind, so nothing is ever copied. Nothing touched after a barrier is
 written before the checkpoint of that barrier has been taken.
-
-A freeze waits for nothing: what an earlier one has caught and nobody has written yet stays
-below it as a layer of its own. Layers are written from the oldest to the newest, and an entry
-that is in a newer one too is written there alone.
 """
 
 from __future__ import annotations
@@ -49,6 +45,10 @@ _SCANS_PER_SLICE = 32
 @dataclass(frozen=True)
 class Layer:
     """What one freeze has caught of a table.
+
+    A freeze waits for nothing: what an earlier one has caught and nobody has written yet stays
+    below it as a layer of its own. Layers are written from the oldest to the newest, and an entry
+    that is in a newer one too is written there alone.
 
     Attributes:
         stamp: The stamp of its entries, unless they were touched since.

@@ -1,4 +1,8 @@
-"""Event: a value and its event time, as tests write it down and get it back."""
+"""Event: a value and its event time, as tests write it down and get it back.
+
+Scripts, the harness and the collecting sink share it, so that what goes in and what comes out can
+be compared as plain pairs.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Run an async test method: one event loop from its first line to its last."""
+"""Run an async test method: one event loop from its first line to its last.
+
+And compare what it has read. The kits are plain classes that any test runner can call: none of
+them needs a plugin for asyncio.
+"""
 
 from __future__ import annotations
 

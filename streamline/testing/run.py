@@ -1,4 +1,8 @@
-"""run_job: a whole job in the test's own thread, to its end; what a test of a job calls."""
+"""run_job: a whole job in the test's own thread, to its end; what a test of a job calls.
+
+It puts an inline engine, a manual clock and a folder together, and turns a job that failed into an
+error. What goes wrong in between is decided by a seed; the engine does it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""From ``.window(...).aggregate/reduce/apply`` to the spec of the operator that does it."""
+"""From ``.window(...).aggregate/reduce/apply`` to the spec of the operator that does it.
+
+It chooses the operator and how results are made of entries. Neither the cutting of time nor state
+is touched here.
+"""
 
 from __future__ import annotations
 

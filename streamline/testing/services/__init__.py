@@ -2,11 +2,6 @@
 
 Nothing here is imported by ``streamline.testing`` itself. A server that cannot be started raises
 :class:`ServiceUnavailableError`, whose message says what is missing.
-
->>> from streamline.testing.services import KafkaBroker
->>> with KafkaBroker() as broker:  # doctest: +SKIP
-...     print(broker.servers)
-127.0.0.1:40123
 """
 
 from streamline.testing.services.kafka import KafkaBroker

@@ -1,4 +1,8 @@
-"""KafkaBroker: a real Apache Kafka of one node, from Maven's repository, on loopback."""
+"""KafkaBroker: a real Apache Kafka of one node, from Maven's repository, on loopback.
+
+It knows how a broker is fetched, set up and told about users and TLS. Topics, and what is in them,
+are for the test to make. Starting and ending processes is in ``process``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""PostgresServer: a real PostgreSQL in a temporary folder, on loopback."""
+"""PostgresServer: a real PostgreSQL in a temporary folder, on loopback.
+
+It knows where the server's programs are and how a cluster of databases is made, also when tests
+run as root, which the server refuses. Tables are for the test to make.
+"""
 
 from __future__ import annotations
 

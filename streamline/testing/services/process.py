@@ -1,4 +1,8 @@
-"""ServerProcess, a child that serves on loopback and dies with us, and Service around it."""
+"""ServerProcess, a child that serves on loopback and dies with us, and Service around it.
+
+Readiness is waited for, last words are shown, and no child outlives the test that began it, not
+even one that was killed. What the program serves, it does not know.
+"""
 
 from __future__ import annotations
 
