@@ -21,7 +21,7 @@ from streamline.cli.progress import ProgressLine, count, side_counts
 from streamline.cli.signals import HeldSignals
 from streamline.cli.streams import tell
 from streamline.config import RuntimeConfig, positive_duration_ms
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.inline import InlineEngine
 from streamline.engines.local import STOPPING, LocalEngine, LocalSettings

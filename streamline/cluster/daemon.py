@@ -35,7 +35,7 @@ from streamline.cluster.journal import Journal
 from streamline.cluster.keeper import Keeper, outcome
 from streamline.cluster.machine import Machine, ThisMachine
 from streamline.cluster.submission import Submission, unpack
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.errors import CheckpointError, StateError, UsageError
 from streamline.state.store import open_store
 

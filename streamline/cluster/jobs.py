@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from streamline.coordinator.job import ENDED, JobState
+from streamline.coordinator.lifecycle import ENDED, JobState
 from streamline.errors import StreamlineError
 
 Verb: TypeAlias = Literal["stop", "cancel", "savepoint", "rescale"]

@@ -32,7 +32,7 @@ from streamline.cluster.files import (
 )
 from streamline.cluster.status import describe
 from streamline.config import RuntimeConfig
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.engines.local import LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
 from streamline.errors import CheckpointError, LockedError, StateError, StreamlineError

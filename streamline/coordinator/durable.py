@@ -6,12 +6,13 @@ so engines call it where that hurts nobody; when, and what follows, is for the m
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from streamline.coordinator.fit import compare
-from streamline.errors import CheckpointError, StateError, StreamlineError
+from streamline.errors import CheckpointError, OutageError, StateError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import NodeId
 from streamline.io import Source
@@ -34,6 +35,46 @@ class Loaded:
     partitions: dict[NodeId, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class NotLoaded:
+    """Why an attempt cannot begin.
+
+    Attributes:
+        reason: One sentence.
+        outage: What the job reads is away, which may pass.
+        goes_on: There is a checkpoint to go on from.
+    """
+
+    reason: str
+    outage: bool
+    goes_on: bool
+
+
+async def load(
+    store: CheckpointStore,
+    graph: JobGraph,
+    *,
+    allow_dropped: bool,
+    aside: Callable[[Callable[[], Loaded]], Awaitable[Loaded]],
+) -> Loaded | NotLoaded:
+    """With what an attempt begins: the newest usable checkpoint, and the partitions there are.
+
+    Args:
+        store: Where the checkpoints are.
+        graph: The job.
+        allow_dropped: State that the job has no place for may be given up.
+        aside: Runs what reads the store, which may take long.
+    """
+    goes_on = False
+    try:
+        loaded = await aside(partial(load_checkpoint, store, graph, allow_dropped=allow_dropped))
+        goes_on = loaded.manifest is not None
+        await discover_partitions(loaded, graph)
+    except (StreamlineError, OSError) as error:
+        return NotLoaded(str(error), isinstance(error, OutageError), goes_on)
+    return loaded
 
 
 def load_checkpoint(

@@ -10,13 +10,22 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from enum import StrEnum
-from typing import Literal, TypeAlias
 
 from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import make_restores, place_tasks
 from streamline.coordinator.checkpoints import Checkpoints, PendingCheckpoint
+from streamline.coordinator.instructions import (
+    Deploy,
+    Ended,
+    EnsureWorkers,
+    Instruction,
+    LoadCheckpoint,
+    Say,
+    StopTasks,
+    Tell,
+    WriteManifest,
+)
+from streamline.coordinator.lifecycle import ENDED, LEGAL, JobState
 from streamline.coordinator.restart import RestartStrategy
 from streamline.errors import InvariantError
 from streamline.ids import NodeId, TaskId
@@ -40,134 +49,6 @@ from streamline.runtime.control import (
 from streamline.state.manifest import Manifest
 
 _RESEND_MS = 1_000
-
-
-class JobState(StrEnum):
-    """Where a job is in its life.
-
-    starting -> running <-> recovering; running -> stopping -> stopped; running -> finished;
-    any of the living -> failed or canceled. A job that is rescaled has one machine after the
-    other; to its users it is rescaling from one to the next.
-    """
-
-    STARTING = "starting"
-    RUNNING = "running"
-    RECOVERING = "recovering"
-    RESCALING = "rescaling"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FINISHED = "finished"
-    FAILED = "failed"
-    CANCELED = "canceled"
-
-
-_LEGAL: dict[JobState, set[JobState]] = {
-    JobState.STARTING: {
-        JobState.RUNNING,
-        JobState.RECOVERING,
-        JobState.FAILED,
-        JobState.CANCELED,
-        JobState.STOPPED,
-    },
-    JobState.RUNNING: {
-        JobState.RECOVERING,
-        JobState.STOPPING,
-        JobState.FINISHED,
-        JobState.FAILED,
-        JobState.CANCELED,
-    },
-    JobState.RECOVERING: {
-        JobState.RUNNING,
-        JobState.FAILED,
-        JobState.CANCELED,
-        JobState.STOPPED,
-    },
-    JobState.STOPPING: {
-        JobState.STOPPED,
-        JobState.RECOVERING,
-        JobState.FAILED,
-        JobState.CANCELED,
-        JobState.FINISHED,
-    },
-}
-
-ENDED = frozenset({JobState.STOPPED, JobState.FINISHED, JobState.FAILED, JobState.CANCELED})
-
-
-@dataclass(frozen=True)
-class EnsureWorkers:
-    """Start the workers that are missing, and say of each when it is ready."""
-
-
-@dataclass(frozen=True)
-class LoadCheckpoint:
-    """Find the newest usable checkpoint and the partitions there are; answer ``on_loaded``."""
-
-    generation: int
-
-
-@dataclass(frozen=True)
-class Deploy:
-    """Have a worker drop what it runs and start these tasks.
-
-    Attributes:
-        run: Names the attempt.
-        whole_run: Names the run that the attempt belongs to.
-        took_over: An earlier attempt of that run has had all its tasks running.
-    """
-
-    generation: int
-    worker: int
-    tasks: dict[TaskId, TaskRestore]
-    placement: dict[TaskId, int]
-    run: str
-    whole_run: str = ""
-    took_over: bool = False
-
-
-@dataclass(frozen=True)
-class StopTasks:
-    """Have all workers drop the tasks of older generations."""
-
-    generation: int
-
-
-@dataclass(frozen=True)
-class Tell:
-    """Give a command to a task."""
-
-    worker: int
-    task: TaskId
-    command: Command
-
-
-@dataclass(frozen=True)
-class WriteManifest:
-    """Make a checkpoint complete; answer ``on_manifest``."""
-
-    manifest: Manifest
-
-
-@dataclass(frozen=True)
-class Say:
-    """Tell the user."""
-
-    level: Literal["info", "warning", "error"]
-    text: str
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The job is over."""
-
-    state: JobState
-    reason: str = ""
-    trace: str = ""
-
-
-Instruction: TypeAlias = (
-    EnsureWorkers | LoadCheckpoint | Deploy | StopTasks | Tell | WriteManifest | Say | Ended
-)
 
 
 class JobMachine:
@@ -724,7 +605,7 @@ class JobMachine:
         self._out.append(Ended(state, reason, trace))
 
     def _move(self, state: JobState) -> None:
-        if state not in _LEGAL.get(self.state, set()):
+        if state not in LEGAL.get(self.state, set()):
             story = "; ".join(self._story)
             raise InvariantError(f"a job cannot go from {self.state} to {state}; before: {story}")
         self._note(f"{self.state} -> {state}")

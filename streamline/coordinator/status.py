@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from streamline.coordinator.checkpoints import CompletedCheckpoint
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 
 
 @dataclass

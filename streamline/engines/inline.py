@@ -14,33 +14,33 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from streamline.clock import Clock, ManualClock, SystemClock
 from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import workers_needed
 from streamline.coordinator.durable import (
+    NotLoaded,
     complete_checkpoint,
     discover_new,
-    discover_partitions,
-    load_checkpoint,
+    load,
     sweep,
 )
-from streamline.coordinator.job import (
+from streamline.coordinator.instructions import (
     Deploy,
     Ended,
     EnsureWorkers,
     Instruction,
-    JobMachine,
-    JobState,
     LoadCheckpoint,
     Say,
     StopTasks,
     Tell,
     WriteManifest,
 )
+from streamline.coordinator.job import JobMachine
+from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
-from streamline.errors import InvariantError, OutageError, StreamlineError
+from streamline.errors import InvariantError, StreamlineError
 from streamline.graph import JobGraph
 from streamline.ids import ChannelId, NodeId, TaskId
 from streamline.io import Counters, Sink, Source
@@ -59,6 +59,7 @@ from streamline.state.store import CheckpointStore
 _SOURCE_POLL_MS = 10
 _DISCOVER_EVERY_MS = 2_000
 _STUCK_MS = 3_600_000
+_T = TypeVar("_T")
 
 
 class WorkerKilled(BaseException):
@@ -101,6 +102,10 @@ class Faults:
 
 
 Probe = Callable[[str, TaskId, int], None]
+
+
+async def _at_once(work: Callable[[], _T]) -> _T:
+    return work()
 
 
 def _no_probe(point: str, task: TaskId, epoch: int) -> None:
@@ -383,8 +388,8 @@ class InlineEngine:
         except Exception as error:  # noqa: BLE001 - it has ended already; this is only told
             self._say("warning", f"closing {task.id} failed: {error!r}")
 
-    def _await(self, work: Coroutine[Any, Any, None]) -> None:
-        self._loop.run_until_complete(work)
+    def _await(self, work: Coroutine[Any, Any, _T]) -> _T:
+        return self._loop.run_until_complete(work)
 
     def _open_mail(self, mail: _Mail) -> None:
         mail.queue.popleft()[1]()
@@ -498,18 +503,22 @@ class InlineEngine:
             self._ended = instruction
 
     def _load(self, generation: int) -> None:
-        goes_on = False
-        try:
-            loaded = load_checkpoint(
-                self._store, self._graph, allow_dropped=self._config.allow_dropped_state
+        loaded = self._await(
+            load(
+                self._store,
+                self._graph,
+                allow_dropped=self._config.allow_dropped_state,
+                aside=_at_once,
             )
-            goes_on = loaded.manifest is not None
-            self._await(discover_partitions(loaded, self._graph))
-        except (StreamlineError, OSError) as error:
-            now, outage = self._clock.now_ms(), isinstance(error, OutageError)
+        )
+        if isinstance(loaded, NotLoaded):
             self._do(
                 self._machine.on_load_failed(
-                    generation, str(error), now, outage=outage, goes_on=goes_on
+                    generation,
+                    loaded.reason,
+                    self._clock.now_ms(),
+                    outage=loaded.outage,
+                    goes_on=loaded.goes_on,
                 )
             )
             return

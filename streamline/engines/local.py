@@ -21,32 +21,31 @@ from streamline.clock import Clock, SystemClock
 from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import workers_needed
 from streamline.coordinator.durable import (
+    NotLoaded,
     complete_checkpoint,
     discover_new,
-    discover_partitions,
-    load_checkpoint,
+    load,
     sweep,
 )
-from streamline.coordinator.job import (
+from streamline.coordinator.instructions import (
     Deploy,
     Ended,
     EnsureWorkers,
     Instruction,
-    JobMachine,
-    JobState,
     LoadCheckpoint,
     Say,
     StopTasks,
     Tell,
     WriteManifest,
 )
+from streamline.coordinator.job import JobMachine
+from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.pool import MakePool, ProcessPool
 from streamline.engines.restarted import Restarted
 from streamline.errors import (
     CheckpointError,
     InvariantError,
-    OutageError,
     StateError,
     StreamlineError,
 )
@@ -554,21 +553,20 @@ class LocalEngine:
             self._do(self._machine.fail(f"the coordinator failed by {error!r}"))
 
     async def _load(self, generation: int) -> None:
-        goes_on = False
-        try:
-            loaded = await asyncio.to_thread(
-                load_checkpoint,
-                self._store,
-                self._settings.graph,
-                allow_dropped=self._settings.config.allow_dropped_state,
-            )
-            goes_on = loaded.manifest is not None
-            await discover_partitions(loaded, self._settings.graph)
-        except (StreamlineError, OSError) as error:
-            outage = isinstance(error, OutageError)
+        loaded = await load(
+            self._store,
+            self._settings.graph,
+            allow_dropped=self._settings.config.allow_dropped_state,
+            aside=asyncio.to_thread,
+        )
+        if isinstance(loaded, NotLoaded):
             self._do(
                 self._machine.on_load_failed(
-                    generation, str(error), self._now(), outage=outage, goes_on=goes_on
+                    generation,
+                    loaded.reason,
+                    self._now(),
+                    outage=loaded.outage,
+                    goes_on=loaded.goes_on,
                 )
             )
             return

@@ -21,7 +21,7 @@ from streamline.operators.base import OperatorSpec
 from streamline.state.backend import StateBackend
 from streamline.state.kv import KeyValueStore
 from streamline.state.manifest import StateFile, StateHandle, TaskSnapshot
-from streamline.state.restore import WantedStates, restore_state
+from streamline.state.restore import WantedStates, restore_state, unchanged
 from streamline.state.store import CheckpointStore
 from streamline.state.task_state import TaskState
 
@@ -96,8 +96,8 @@ class KeyedState:
         self._live = services.directory / "live" / name
         self._links = services.directory / "links" / name
         self._pending: _Pending | None = None
-        self._uploaded: dict[int, frozenset[str]] = {}
-        self._known: frozenset[str] = frozenset()
+        self._uploaded: dict[int, dict[str, StateFile]] = {}
+        self._known: dict[str, StateFile] = {}
         self._state: TaskState | None = None
         self._copying = 0
         self._stored_bytes = 0
@@ -137,6 +137,8 @@ class KeyedState:
             slice_entries=self._config.flush_slice_entries,
             check=self._config.check_invariants,
         )
+        same = unchanged(handles, self._key_range, self._wanted)
+        self._known = {} if same is None else {file.name: file for file in same.files}
 
     def freeze(self, epoch: int) -> None:
         """The barrier has come: what was touched so far belongs to it, the rest does not."""
@@ -239,7 +241,7 @@ class KeyedState:
             if isinstance(result, BaseException):
                 pending.declined(snapshot.epoch, str(result))
                 return
-            self._uploaded[snapshot.epoch] = frozenset(file.digest for file in result)
+            self._uploaded[snapshot.epoch] = {file.name: file for file in result}
             self._stored_bytes = sum(file.size_bytes for file in result)
             handle = self._handle(result, metadata)
             pending.taken(replace(snapshot, state=handle))

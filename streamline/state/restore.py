@@ -69,9 +69,9 @@ def restore_state(
     shutil.rmtree(directory, ignore_errors=True)
     live = directory / "kv"
     tables = _tables(handles, wanted)
-    plain = not any(_conversion(table, wanted) for _, table in tables)
-    if len(handles) == 1 and plain and _same(handles[0], key_range, wanted):
-        _fetch(handles[0], store, live)
+    same = unchanged(handles, key_range, wanted)
+    if same is not None:
+        _fetch(same, store, live)
         kv = open_kv(live)
     else:
         kv = open_kv(live)
@@ -95,6 +95,17 @@ def restore_state(
         layouts=wanted.layouts,
         types={place: [find_type(name) for name in _types(tables, place)] for place, _ in tables},
     )
+
+
+def unchanged(
+    handles: Sequence[StateHandle], key_range: KeyGroupRange, wanted: WantedStates
+) -> StateHandle | None:
+    """The one handle that is opened as it is, file by file, if it is so."""
+    if len(handles) != 1 or not _same(handles[0], key_range, wanted):
+        return None
+    if any(_conversion(table, wanted) for _, table in _tables(handles, wanted)):
+        return None
+    return handles[0]
 
 
 def _tables(

@@ -127,7 +127,7 @@ class _Frozen:
         metadata = self.state.metadata()
         self.state.checkpoint(folder)
         self.state.checkpointed()
-        files = self._life.store.upload(folder, frozenset())
+        files = self._life.store.upload(folder, {})
         return StateHandle(self.state.key_range, [_NODE], files, metadata)
 
     def finish(self) -> Model:

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from streamline.clock import Clock, ManualClock
 from streamline.config import RuntimeConfig
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.dsl.job import Job
 from streamline.engines.inline import Faults, InlineEngine

@@ -6,7 +6,7 @@ from streamline.clock import SystemClock
 from streamline.cluster.daemon import Daemon
 from streamline.cluster.jobs import JobOptions, JobRecord, ended, submitted
 from streamline.cluster.journal import Journal
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.errors import StateError
 
 

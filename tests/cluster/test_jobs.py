@@ -14,7 +14,7 @@ from streamline.cluster.jobs import (
     ended,
     submitted,
 )
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 
 
 def record(number=1, name="spend", key=""):

@@ -8,7 +8,7 @@ from streamline.clock import SystemClock
 from streamline.cluster.control import MasterGoneError
 from streamline.cluster.files import JobFolder, MasterSettings, read_end
 from streamline.cluster.master import Master
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.statedir import StateDir
 from streamline.errors import StateError, UsageError

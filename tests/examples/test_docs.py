@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import streamline as sl
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.dsl.job import as_graph
 from streamline.engines.inline import InlineEngine
 from streamline.jobfile import JobSpec

@@ -13,7 +13,7 @@ import pytest
 
 import streamline as sl
 from examples import click_sessions, demo, fraud_rule, generate, spend_per_user, word_count
-from streamline.coordinator.job import JobState
+from streamline.coordinator.lifecycle import JobState
 from streamline.engines.inline import InlineEngine
 from streamline.state.memory import MemoryStore
 from streamline.state.store import DirectoryStore

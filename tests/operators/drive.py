@@ -182,7 +182,7 @@ class Task:
             metadata = decode(encode(self.state.metadata()))
             self.state.checkpoint(folder)
             self.state.checkpointed()
-            files = self.setting.store.upload(folder, frozenset())
+            files = self.setting.store.upload(folder, {})
             saved.handle = StateHandle(self.key_range, [NODE], files, metadata)
         return saved
 

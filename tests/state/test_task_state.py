@@ -203,7 +203,7 @@ class Life:
         self.number += 1
         folder = self.folder / f"copy-{self.number}"
         state.checkpoint(folder)
-        files = self.store.upload(folder, frozenset())
+        files = self.store.upload(folder, {})
         return StateHandle(state.key_range, list(NODES), files, state.metadata())
 
     def restored(self, handles):
@@ -406,7 +406,7 @@ def test_state_of_a_node_that_is_gone_is_left_out(tmp_path):
     while not state.flush_slice(1):
         pass
     state.checkpoint(tmp_path / "copy")
-    files = store.upload(tmp_path / "copy", frozenset())
+    files = store.upload(tmp_path / "copy", {})
     handle = StateHandle(state.key_range, list(NODES), files, state.metadata())
     restored = restore_state(
         [handle],

@@ -12,20 +12,19 @@ from typing import Any
 import pytest
 
 from streamline.config import RuntimeConfig
-from streamline.coordinator.job import (
-    ENDED,
+from streamline.coordinator.instructions import (
     Deploy,
     Ended,
     EnsureWorkers,
     Instruction,
-    JobMachine,
-    JobState,
     LoadCheckpoint,
     Say,
     StopTasks,
     Tell,
     WriteManifest,
 )
+from streamline.coordinator.job import JobMachine
+from streamline.coordinator.lifecycle import ENDED, JobState
 from streamline.errors import InvariantError
 from streamline.ids import TaskId
 from streamline.plan import ExecutionPlan
