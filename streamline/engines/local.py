@@ -599,7 +599,11 @@ class LocalEngine:
     async def _copy(self, waiting: _Savepoint, manifest: Manifest) -> None:
         try:
             copied = await asyncio.to_thread(
-                export_checkpoint, self._store, manifest, waiting.target, self._settings.live
+                export_checkpoint,
+                self._store,
+                manifest,
+                waiting.target,
+                scratch=self._settings.live,
             )
             if not waiting.done.done():
                 waiting.done.set_result(copied)
