@@ -24,6 +24,14 @@ class CollectionSource(Source[T]):
         items: The records.
         timestamps: Their event times, ms since the epoch; needs no ``with_timestamps`` then.
         partitions: The list is dealt to so many partitions, record by record.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> job, sink = sl.Job("copy"), CollectingSink()
+    >>> job.source("words", CollectionSource(["so", "far"], [1_000, 2_000])).sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sink.events
+    [Event(value='so', at=1000), Event(value='far', at=2000)]
     """
 
     def __init__(

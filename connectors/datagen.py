@@ -33,6 +33,18 @@ class GeneratorSource(Source[T]):
 
     Raises:
         UsageError: For a number that cannot be.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> def throw(number, rng):
+    ...     return number, rng.randint(1, 6)
+    >>> def throws():
+    ...     job, sink = sl.Job("dice"), CollectingSink()
+    ...     job.source("dice", GeneratorSource(throw, count=4, seed=7)).sink("out", sink)
+    ...     _ = run_job(job)
+    ...     return sorted(sink.records)
+    >>> [number for number, _ in throws()], throws() == throws()
+    ([0, 1, 2, 3], True)
     """
 
     def __init__(

@@ -22,6 +22,13 @@ class StdoutSink(Sink[T]):
 
     Args:
         format: How values are encoded; JSON if not given.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> job = sl.Job("hello")
+    >>> job.source("words", CollectionSource(["so", "far"])).sink("terminal", StdoutSink(sl.Text()))
+    >>> [node.id for node in job.graph().nodes]
+    ['words', 'terminal']
     """
 
     guarantee = Guarantee.AT_LEAST_ONCE

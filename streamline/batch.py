@@ -83,6 +83,13 @@ class Batch(ABC):
         partition: The source partition all records came from, or None once mixed.
         origins: Where each record was read, if that is wanted and known.
         codes: The keys once more, as numbers, where key_by has just set them and knows these.
+
+    >>> import numpy as np
+    >>> def total(batch: Batch) -> int:
+    ...     return sum(batch.column("amount"))
+    >>> rows = RowBatch([{"amount": 3}, {"amount": 4}], np.array([1_000, 2_000]))
+    >>> total(rows), total(rows.to_columns())
+    (7, 7)
     """
 
     __slots__ = ("codes", "groups", "keys", "origins", "partition", "timestamps")
@@ -109,11 +116,20 @@ class Batch(ABC):
     @property
     @abstractmethod
     def size_bytes(self) -> int:
-        """About how much memory the records take."""
+        """About how much memory the records take.
+
+        >>> RowBatch(["a", "b"]).size_bytes == 2 * ROW_BYTES_ESTIMATE
+        True
+        """
 
     @abstractmethod
     def to_rows(self) -> RowBatch:
-        """The same records as rows; itself if it is rows already."""
+        """The same records as rows; itself if it is rows already.
+
+        >>> columns = {"n": np.array([1, 2])}
+        >>> ColumnBatch(columns, np.array([0, 0]), record_type=dict).to_rows().values
+        [{'n': 1}, {'n': 2}]
+        """
 
     @abstractmethod
     def to_columns(self) -> ColumnBatch:
@@ -121,6 +137,9 @@ class Batch(ABC):
 
         Raises:
             UsageError: If the rows are not records or dicts of one shape.
+
+        >>> RowBatch([{"n": 1}, {"n": 2}]).to_columns().columns
+        {'n': array([1, 2])}
         """
 
     @abstractmethod
@@ -129,23 +148,46 @@ class Batch(ABC):
 
         Raises:
             UsageError: If the records have no such field; the message lists those there are.
+
+        >>> RowBatch([{"n": 1}, {"n": 2}]).column("n")
+        [1, 2]
         """
 
     def where(self, mask: Mask) -> Self:
-        """The records where ``mask`` (bool, shape ``(n,)``) is true."""
+        """The records where ``mask`` (bool, shape ``(n,)``) is true.
+
+        >>> RowBatch(["a", "b", "c"]).where(np.array([True, False, True])).values
+        ['a', 'c']
+        """
         return self.take(np.flatnonzero(mask))
 
     @abstractmethod
     def take(self, indices: npt.NDArray[np.intp]) -> Self:
-        """The records at ``indices``, in that order."""
+        """The records at ``indices`` (intp, shape ``(m,)``), in that order.
+
+        >>> RowBatch(["a", "b", "c"]).take(np.array([2, 0])).values
+        ['c', 'a']
+        """
 
     @abstractmethod
     def with_keys(self, keys: Sequence[Hashable], groups: Groups) -> Batch:
-        """The same records under these keys; where they were read is not kept."""
+        """The same records under these keys; where they were read is not kept.
+
+        Args:
+            keys: One for each record.
+            groups: Key group of each, uint16, shape ``(n,)``.
+
+        >>> RowBatch([3, 4]).with_keys(["odd", "even"], np.array([7, 1], dtype=np.uint16)).keys
+        ['odd', 'even']
+        """
 
     @abstractmethod
     def with_timestamps(self, timestamps: Timestamps) -> Batch:
-        """The same records at these event times."""
+        """The same records at these event times: ms since the epoch, int64, shape ``(n,)``.
+
+        >>> RowBatch(["a", "b"]).with_timestamps(np.array([1_000, 2_000])).timestamps
+        array([1000, 2000])
+        """
 
     def split(self, targets: npt.NDArray[np.intp], count: int) -> list[Batch | None]:
         """Split by target: element ``i`` of the result holds the records with target ``i``.
@@ -153,6 +195,10 @@ class Batch(ABC):
         Args:
             targets: For each record, where it goes, shape ``(n,)``.
             count: How many targets there are.
+
+        >>> parts = RowBatch(["a", "b", "c"]).split(np.array([1, 0, 1]), 3)
+        >>> [None if part is None else part.values for part in parts]
+        [['b'], ['a', 'c'], None]
         """
         parts: list[Batch | None] = [None] * count
         # Narrow integers are sorted by radix: one pass, however many targets there are.
@@ -278,6 +324,17 @@ class ColumnBatch(Batch):
 
     Numbers and booleans have their own dtype; all else stands in object arrays. ``record_type``
     is what a row is: a Record class, or dict.
+
+    Args:
+        columns: By field name; arrays of shape ``(n,)``.
+        timestamps: Event times, ms since the epoch, int64, shape ``(n,)``.
+        record_type: What a row is.
+        keys, groups, partition, origins: As of :class:`Batch`.
+
+    >>> columns = {"user": np.array(["ada", "bob"], dtype=object), "amount": np.array([3, 4])}
+    >>> batch = ColumnBatch(columns, np.array([1_000, 2_000]), record_type=dict)
+    >>> batch.take(np.array([1])).to_rows().values
+    [{'user': 'bob', 'amount': 4}]
     """
 
     __slots__ = ("columns", "record_type")
@@ -336,10 +393,13 @@ class ColumnBatch(Batch):
         return self
 
     def array(self, name: str) -> Column:
-        """One column as the array it is.
+        """One column as the array it is, shape ``(n,)``.
 
         Raises:
             UsageError: If there is no such column.
+
+        >>> RowBatch([{"n": 1}, {"n": 2}]).to_columns().array("n")
+        array([1, 2])
         """
         try:
             return self.columns[name]

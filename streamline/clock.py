@@ -10,7 +10,16 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """A source of time, handed in from outside."""
+    """A source of time, handed in from outside.
+
+    >>> def took_s(clock: Clock, work) -> float:
+    ...     began_s = clock.monotonic_s()
+    ...     work()
+    ...     return clock.monotonic_s() - began_s
+    >>> clock = ManualClock(start_ms=1_000)
+    >>> took_s(clock, lambda: clock.advance(ms=1_500)), clock.now_ms()
+    (1.5, 2500)
+    """
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, UTC."""
@@ -22,7 +31,13 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """The machine's own clocks.
+
+    >>> clock = SystemClock()
+    >>> before = clock.monotonic_s()
+    >>> clock.monotonic_s() >= before, clock.now_ms() > 1_700_000_000_000
+    (True, True)
+    """
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, UTC."""
@@ -38,8 +53,8 @@ class ManualClock:
 
     >>> clock = ManualClock(start_ms=1_000)
     >>> clock.advance(ms=250)
-    >>> clock.now_ms()
-    1250
+    >>> clock.now_ms(), clock.monotonic_s()
+    (1250, 0.25)
     """
 
     def __init__(self, start_ms: int = 1_700_000_000_000) -> None:

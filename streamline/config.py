@@ -105,6 +105,9 @@ class RuntimeConfig:
         task_timeout_ms: Deploying is repeated when not confirmed by then.
         allow_dropped_state: Stored state that the job has no place for may be given up.
         worker_memory_bytes: A worker process that holds more is ended, and begun anew.
+
+    >>> RuntimeConfig(checkpoint_every_ms=500, check_invariants=True).batch_rows
+    4096
     """
 
     batch_rows: int = 4096

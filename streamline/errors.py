@@ -8,7 +8,16 @@ from __future__ import annotations
 
 
 class StreamlineError(Exception):
-    """Base of all errors raised on purpose; ``str(error)`` is fit to be shown to a user."""
+    """Base of all errors raised on purpose; ``str(error)`` is fit to be shown to a user.
+
+    >>> import streamline as sl
+    >>> try:
+    ...     sl.Tumbling("ten seconds")
+    ... except sl.StreamlineError as error:
+    ...     print(error)  # doctest: +NORMALIZE_WHITESPACE
+    size='ten seconds' is not a duration; write a timedelta or a number with a unit,
+    such as "500ms", "10s", "5m", "1h" or "1d"
+    """
 
 
 class UsageError(StreamlineError):

@@ -62,7 +62,11 @@ class Expr:
         raise NotImplementedError
 
     def fields(self) -> frozenset[str]:
-        """The fields it reads."""
+        """The fields it reads.
+
+        >>> sorted((col("price") * col("count")).fields())
+        ['count', 'price']
+        """
         raise NotImplementedError
 
     def source(self, row: str, names: dict[str, Any], *, by_item: bool | None) -> str:
@@ -72,11 +76,18 @@ class Expr:
             row: The name of the variable that holds the row.
             names: Filled with what the source refers to besides the row.
             by_item: Rows are dicts, not records; None if that is only known of each row.
+
+        >>> (col("price") * col("count")).source("row", {}, by_item=True)
+        "(row['price'] * row['count'])"
         """
         return self._source(row, by_item, names)
 
     def row_function(self) -> Callable[[Any], Any]:
-        """A function of one row, record or dict."""
+        """A function of one row, record or dict.
+
+        >>> (col("amount") * 2).row_function()({"amount": 3})
+        6
+        """
         compiled = {flag: self._compile(by_item=flag) for flag in (False, True)}
 
         def evaluate(row: Any) -> Any:
@@ -92,7 +103,14 @@ class Expr:
         return function
 
     def evaluate(self, batch: Batch) -> list[Any]:
-        """Its value for every record of a batch, as Python values."""
+        """Its value for every record of a batch, as Python values.
+
+        Raises:
+            UsageError: If a record has no such field.
+
+        >>> (col("n") + 1).evaluate(RowBatch([{"n": 1}, {"n": 2}]))
+        [2, 3]
+        """
         if isinstance(batch, ColumnBatch):
             values: list[Any] = self.evaluate_columns(batch).tolist()
             return values
@@ -117,6 +135,12 @@ class Expr:
 
         What numpy would compute otherwise than Python is computed row by row, and so is what
         raises: the rows have the last word.
+
+        Raises:
+            UsageError: If there is no such column.
+
+        >>> (col("n") * 2).evaluate_columns(RowBatch([{"n": 1}, {"n": 2}]).to_columns())
+        array([2, 4])
         """
         try:
             with np.errstate(all="ignore"):  # floats overflow to inf, as they do in a row
@@ -370,7 +394,19 @@ def _as_objects(value: Any) -> Any:
 
 
 def col(name: str) -> Expr:
-    """The field ``name`` of each record, for use in expressions."""
+    """The field ``name`` of each record, for use in expressions.
+
+    It works on records and dicts alike, and on columns without making a row of any.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda orders: orders.filter((sl.col("amount") > 1) & ~sl.col("test")).map("amount")
+    ... )
+    >>> harness.push({"amount": 5, "test": False}, {"amount": 7, "test": True})
+    >>> harness.values()
+    [5]
+    """
     return _Column(name)
 
 

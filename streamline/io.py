@@ -49,6 +49,11 @@ class DeadLetter(Record):
         offset: Where in the partition it stands, or -1; the unit is the source's own.
         data: The bytes as they were read; the record as JSON if they are not known any more.
         trace: What a function raised, with the user's own frames; empty for bad bytes.
+
+    >>> import streamline as sl
+    >>> letter = sl.DeadLetter("not JSON", "orders", "orders.jsonl", 120, b"{user: ada}")
+    >>> f"{letter.partition} byte {letter.offset}: {letter.reason}: {letter.text}"
+    'orders.jsonl byte 120: not JSON: {user: ada}'
     """
 
     reason: str
@@ -99,6 +104,23 @@ class ReaderContext:
         dead_letter: Hand over a record that could not be decoded.
         restored: The job goes on from a checkpoint: a partition without a position is new.
         origins: Whether ``Batch.origins`` is wanted, for dead letters of functions.
+
+    A task makes it; so does a test that drives a reader by hand:
+
+    >>> import streamline as sl
+    >>> context = sl.ReaderContext(
+    ...     node="orders",
+    ...     index=0,
+    ...     parallelism=1,
+    ...     batch_rows=100,
+    ...     layout="rows",
+    ...     clock=sl.ManualClock(),
+    ...     counters=Counters(),
+    ...     watermarks={},
+    ...     dead_letter=print,
+    ... )
+    >>> context.restored
+    False
     """
 
     node: str
@@ -116,6 +138,40 @@ class ReaderContext:
 
 class SourceReader(ABC, Generic[T]):
     """Reads the partitions assigned to one task.
+
+    The example reads the numbers from 0 to 2, from wherever a snapshot left off:
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> class ThreeReader(sl.SourceReader[int]):
+    ...     def __init__(self):
+    ...         self.active, self.next = set(), {}
+    ...     async def open(self, context):
+    ...         self.context = context
+    ...     def assign(self, positions):
+    ...         self.next.update((name, position or 0) for name, position in positions.items())
+    ...         self.active.update(name for name in positions if self.next[name] < 3)
+    ...     def poll(self):
+    ...         if not self.active:
+    ...             return None
+    ...         name = self.active.pop()
+    ...         rows, self.next[name] = list(range(self.next[name], 3)), 3
+    ...         return sl.RowBatch(rows, partition=name)
+    ...     async def wait(self): ...
+    ...     def snapshot(self):
+    ...         return dict(self.next)
+    ...     async def close(self): ...
+    >>> class Three(sl.Source[int]):
+    ...     bounded = True
+    ...     async def discover(self):
+    ...         return ["only"]
+    ...     def reader(self):
+    ...         return ThreeReader()
+    >>> job, sink = sl.Job("three"), CollectingSink()
+    >>> job.source("numbers", Three()).sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sink.records
+    [0, 1, 2]
 
     Attributes:
         active: What may still bring records: names as in ``batch.partition``. The reader keeps
@@ -190,8 +246,18 @@ class SourceReader(ABC, Generic[T]):
 class Source(ABC, Generic[T]):
     """Describes where records come from.
 
+    How one is written is shown at :class:`SourceReader`.
+
     Attributes:
         assigns_timestamps: Its records have event times without ``with_timestamps``.
+
+    >>> import asyncio
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> source = CollectionSource(["a", "b", "c"], partitions=2)
+    >>> source.bounded, source.dead_letters, asyncio.run(source.discover())
+    (True, False, ['00000', '00001'])
+    >>> isinstance(source.reader(), SourceReader)
+    True
     """
 
     assigns_timestamps: bool = False
@@ -233,7 +299,15 @@ class Source(ABC, Generic[T]):
 
 
 class Guarantee(StrEnum):
-    """What a sink promises after crashes."""
+    """What a sink promises after crashes.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.files import FileSink
+    >>> FileSink("out", format=sl.Json()).guarantee is sl.Guarantee.EXACTLY_ONCE
+    True
+    >>> str(sl.Guarantee.AT_LEAST_ONCE)
+    'at-least-once'
+    """
 
     AT_LEAST_ONCE = "at-least-once"
     EXACTLY_ONCE = "exactly-once"
@@ -261,6 +335,21 @@ class WriterContext:
         took_over: An earlier attempt of this run has been at work, so it has taken over from
             the runs before it. Who holds its place now is of a newer run, and this one has to
             give way: raise FencedError.
+
+    A task makes it; so does a test that drives a writer by hand:
+
+    >>> import streamline as sl
+    >>> context = sl.WriterContext(
+    ...     job="spend",
+    ...     node="out",
+    ...     index=0,
+    ...     parallelism=1,
+    ...     run="first",
+    ...     restored=False,
+    ...     clock=sl.ManualClock(),
+    ... )
+    >>> context.restored_epoch is None
+    True
     """
 
     job: str
@@ -283,6 +372,35 @@ class SinkWriter(ABC, Generic[T]):
 
     Order of calls: ``open``, ``recover``, then ``write`` any number of times, ``prepare`` at
     each barrier, and ``commit`` once the checkpoint of that barrier is complete; ``close``.
+
+    The example puts records into a dict. What it has prepared is in the committable itself, so
+    another process could commit it; to commit it twice changes nothing.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> from streamline.testing import run_job
+    >>> place = {}
+    >>> class DictWriter(sl.SinkWriter[str]):
+    ...     async def open(self, context):
+    ...         self.index, self.pending = context.index, []
+    ...     def write(self, batch):
+    ...         self.pending += batch.to_rows().values
+    ...     async def prepare(self, epoch):
+    ...         records, self.pending = self.pending, []
+    ...         return [[self.index, epoch, records]] if records else []
+    ...     async def commit(self, committables):
+    ...         for index, epoch, records in committables:
+    ...             place[index, epoch] = records
+    ...     async def close(self): ...
+    >>> class DictSink(sl.Sink[str]):
+    ...     guarantee = sl.Guarantee.EXACTLY_ONCE
+    ...     def writer(self):
+    ...         return DictWriter()
+    >>> job = sl.Job("copy")
+    >>> job.source("words", CollectionSource(["so", "far"])).sink("out", DictSink())
+    >>> _ = run_job(job)
+    >>> list(place.values())
+    [['so', 'far']]
     """
 
     @abstractmethod
@@ -327,7 +445,19 @@ class SinkWriter(ABC, Generic[T]):
 
 
 class Sink(ABC, Generic[T]):
-    """Describes where records go."""
+    """Describes where records go.
+
+    How one is written is shown at :class:`SinkWriter`.
+
+    Attributes:
+        guarantee: What it promises after crashes.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.stdout import StdoutSink
+    >>> sink = StdoutSink(sl.Text())
+    >>> str(sink.guarantee), isinstance(sink.writer(), SinkWriter)
+    ('at-least-once', True)
+    """
 
     guarantee: Guarantee = Guarantee.AT_LEAST_ONCE
 

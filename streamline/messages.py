@@ -26,6 +26,9 @@ class Watermark:
     Attributes:
         timestamp: Milliseconds since the epoch.
         idle: The sender has nothing to say for now; do not wait for it.
+
+    >>> Watermark(9_999)
+    Watermark(timestamp=9999, idle=False)
     """
 
     timestamp: int

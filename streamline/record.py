@@ -61,6 +61,16 @@ class WindowResult(Record):
         key: The key that the records of the window share.
         window_start: First millisecond of the window, since the epoch.
         window_end: First millisecond behind the window.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import Event, OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda clicks: clicks.key_by("user").window(sl.Tumbling("5s")).aggregate(n=sl.Count())
+    ... )
+    >>> harness.push(Event({"user": "ada"}, 12_000))
+    >>> harness.end()
+    >>> harness.values()
+    [WindowResult[n](key='ada', window_start=10000, window_end=15000, n=1)]
     """
 
     key: Any
@@ -74,7 +84,18 @@ class WindowResult(Record):
 
 
 class KeyedResult(Record):
-    """What an aggregation without a window emits: the key, then one field per aggregation."""
+    """What an aggregation without a window emits: the key, then one field per aggregation.
+
+    Attributes:
+        key: The key that the records share.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(lambda clicks: clicks.key_by("user").aggregate(n=sl.Count()))
+    >>> harness.push({"user": "ada"})
+    >>> harness.values()
+    [KeyedResult[n](key='ada', n=1)]
+    """
 
     key: Any
 

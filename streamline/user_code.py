@@ -14,6 +14,7 @@ from typing import Any
 
 from streamline.batch import Batch
 from streamline.errors import UserFunctionError
+from streamline.plural import counted
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a checkout the connectors stand beside the package.
@@ -84,4 +85,6 @@ def blame(
             function(record)
         except Exception as found:  # noqa: BLE001 - the user's
             return user_error(operator, found, record)
-    return user_error(operator, error, None, meanwhile=f"it was given {len(batch)} records")
+    return user_error(
+        operator, error, None, meanwhile=f"it was given {counted(len(batch), 'record')}"
+    )

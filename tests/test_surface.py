@@ -4,10 +4,29 @@ import doctest
 import importlib
 import inspect
 import pkgutil
+import re
 
 import pytest
 
 import streamline
+
+PLACES = (
+    *("streamline", "streamline.testing", "streamline.testing.services"),
+    *(f"streamline.connectors.{one}" for one in "collection datagen files kafka postgres".split()),
+    "streamline.connectors.stdout",
+)
+"""Where the public names are: those in ``__all__``, or else the classes made there."""
+EACH_METHOD = {"Job", "Stream", "KeyedStream", "WindowedStream"}
+"""Classes of which every method has an example of its own."""
+WITHOUT_EXAMPLE = {
+    # No docstrings of their own: a text, and the name of a union of types.
+    *("__version__", "ScriptItem"),
+    # What a connector may do beyond what it must.
+    *("Source.adopt", "FileSource.adopt", "SourceReader.watermark", "SourceReader.lag"),
+    *("SourceReader.checkpoint_committed", "SinkWriter.recover", "SinkWriter.ready"),
+    # Of the kits: what a test may say otherwise.
+    *("SourceContract.clock", "SinkContract.clock"),
+}
 
 
 def modules() -> list[str]:
@@ -49,6 +68,74 @@ def test_modules_open_with_what_they_own_and_examples_run(name: str) -> None:
     module = importlib.import_module(name)
     assert module.__doc__, name
     assert doctest.testmod(module).failed == 0
+
+
+def public() -> dict[str, object]:
+    found: dict[str, object] = {}
+    for place in PLACES:
+        module = importlib.import_module(place)
+        names = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if inspect.isclass(value) and value.__module__ == place and not name.startswith("_")
+        ]
+        found.update((name, getattr(module, name)) for name in names)
+    return found
+
+
+PUBLIC = public()
+
+
+def has_example(thing: object) -> bool:
+    return ">>>" in (vars(thing).get("__doc__") or "" if inspect.isclass(thing) else thing.__doc__)
+
+
+def members(kind: type) -> dict[str, object]:
+    """Methods and properties that have a docstring there, not only where they were declared."""
+    found: dict[str, object] = {}
+    for name, value in vars(kind).items():
+        value = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+        if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property)):
+            if value.__doc__:
+                found[name] = value
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - WITHOUT_EXAMPLE))
+def test_every_public_name_has_an_example(name: str) -> None:
+    """The examples run with those of their module, above."""
+    assert has_example(PUBLIC[name]), f"give {name} an example in its docstring: >>> ..."
+
+
+@pytest.mark.parametrize("name", sorted(n for n, one in PUBLIC.items() if inspect.isclass(one)))
+def test_every_public_method_is_in_an_example(name: str) -> None:
+    """In one of its own, or in one of its class or of another method of that."""
+    kind = PUBLIC[name]
+    found = members(kind)
+    texts = [kind.__doc__ or "", *(str(member.__doc__) for member in found.values())]
+    parser = doctest.DocTestParser()
+    code = "\n".join(one.source for text in texts for one in parser.get_examples(text))
+    missing = [
+        method
+        for method, member in found.items()
+        if f"{name}.{method}" not in WITHOUT_EXAMPLE
+        and not has_example(member)
+        and (
+            name in EACH_METHOD
+            or not re.search(rf"\.{method}\b|\bdef {method}\b|\b{method} = ", code)
+        )
+    ]
+    assert not missing, f"show {missing} of {name} in an example"
+
+
+def test_exceptions_from_examples_are_still_needed() -> None:
+    for name in WITHOUT_EXAMPLE:
+        owner, _, method = name.partition(".")
+        assert owner in PUBLIC, name
+        if method:
+            assert not has_example(members(PUBLIC[owner])[method]), name
+        else:
+            assert ">>>" not in (PUBLIC[name].__doc__ or ""), name
 
 
 def test_the_names_of_the_users_surface() -> None:

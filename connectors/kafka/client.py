@@ -165,6 +165,9 @@ class KafkaSecurity:
 
         Raises:
             ConnectorError: If a certificate cannot be read.
+
+        >>> KafkaSecurity().options()
+        {'security_protocol': 'PLAINTEXT'}
         """
         sasl, tls = self.mechanism is not None, self.tls
         protocol = f"{'SASL_' if sasl else ''}{'SSL' if tls else 'PLAINTEXT'}"

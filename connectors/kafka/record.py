@@ -22,6 +22,10 @@ class KafkaRecord(Record, Generic[T]):
         timestamp: Milliseconds since the epoch, of the producer or of the broker as the topic
             is set up.
         topic, partition, offset: Where it stands.
+
+    >>> record = KafkaRecord({"user": "ada"}, b"ada", [("trace", b"7")], 1_000, "orders", 3, 42)
+    >>> record.value["user"], dict(record.headers)["trace"]
+    ('ada', b'7')
     """
 
     value: T | None

@@ -119,7 +119,13 @@ class KafkaSource(Source[T], Generic[T]):
         )
 
     def with_metadata(self) -> Source[KafkaRecord[T]]:
-        """The same source with key, headers, timestamp and place beside each value."""
+        """The same source with key, headers, timestamp and place beside each value.
+
+        >>> import streamline as sl
+        >>> source = KafkaSource("localhost:9092", topic="orders", format=sl.Json()).with_metadata()
+        >>> orders = sl.Job("example").source("orders", source)
+        >>> keys = orders.map(lambda record: record.key)
+        """
         other: KafkaSource[Any] = copy(self)
         other.settings = replace(self.settings, metadata=True)
         return other

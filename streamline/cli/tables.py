@@ -17,6 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamline.plural import counted
+
 Row = tuple[str, ...]
 _STYLES = {"running": "green", "finished": "green", "failed": "red", "canceled": "dim"}
 _STYLES |= {"stopped": "dim", "ended": "dim", "lost": "red"} | dict.fromkeys(
@@ -41,13 +43,13 @@ def show_job(job: dict[str, Any]) -> None:
     """A job: its facts, its tasks and its workers."""
     _line(f"{job['id']}  {job['name']}  ", job["state"])
     facts = f"parallelism {job['parallelism']}, up {job['uptime_s']:.0f} s, "
-    facts += f"{job['restarts']} restarts, {job['records_in']:,} records in, "
+    facts += f"{counted(job['restarts'], 'restart')}, {counted(job['records_in'], 'record')} in, "
     print(facts + f"{job['records_out']:,} out")
     done = job["last_checkpoint"]
     if done is not None:
         print(
             f"checkpoint {done['epoch']}: {done['age_s']:.1f} s ago, took "
-            f"{done['duration_s']:.2f} s, {done['size_bytes']:,} bytes"
+            f"{done['duration_s']:.2f} s, {counted(done['size_bytes'], 'byte')}"
         )
     if job["last_error"]:
         print(f"last error: {job['last_error']}")

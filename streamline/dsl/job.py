@@ -14,6 +14,7 @@ from streamline.errors import UsageError
 from streamline.graph import JobGraph
 from streamline.io import Layout, Source
 from streamline.keys import DEFAULT_MAX_PARALLELISM
+from streamline.plural import counted
 
 T = TypeVar("T")
 
@@ -56,11 +57,20 @@ class Job:
 
     @property
     def name(self) -> str:
-        """The job's name."""
+        """The job's name.
+
+        >>> Job("shout").name
+        'shout'
+        """
         return self._builder.graph.name
 
     def graph(self) -> JobGraph:
-        """What has been built so far; :meth:`JobGraph.validate` tells whether it can run."""
+        """What has been built so far; :meth:`JobGraph.validate` tells whether it can run.
+
+        >>> import streamline as sl
+        >>> sl.Job("empty").graph().nodes
+        []
+        """
         return self._builder.graph
 
     def source(
@@ -82,6 +92,13 @@ class Job:
         Raises:
             GraphError: If the name is taken.
             UsageError: If ``source`` is not a source, or the layout is unknown.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> job = sl.Job("example")
+        >>> orders = job.source("orders", CollectionSource([{"user": "ada", "amount": 3}]))
+        >>> isinstance(orders, sl.Stream), job.graph().nodes[0].id
+        (True, 'orders')
         """
         if not isinstance(source, Source):
             raise UsageError(f"job.source({name!r}, ...) needs a Source, not {source!r:.80}")
@@ -93,7 +110,7 @@ class Job:
         return Stream(self._builder, node)
 
     def __repr__(self) -> str:
-        return f"Job({self.name!r}, {len(self.graph().nodes)} nodes)"
+        return f"Job({self.name!r}, {counted(len(self.graph().nodes), 'node')})"
 
 
 def as_graph(job: Any) -> JobGraph:

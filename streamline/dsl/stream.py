@@ -52,6 +52,16 @@ class Stream(Generic[T]):
     Methods that take ``on_error=`` let a job go on when their function raises on a record:
     ``"fail"`` ends the job, ``"skip"`` leaves the record out and counts it, ``"dead_letter"``
     sends it to :attr:`dead_letters` of the stream they return.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> job, sink = sl.Job("cheap"), CollectingSink()
+    >>> prices = job.source("prices", CollectionSource([3, 12, 5]))
+    >>> prices.filter(lambda price: price < 10).map(lambda price: f"{price} EUR").sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sink.records
+    ['3 EUR', '5 EUR']
     """
 
     def __init__(
@@ -68,7 +78,19 @@ class Stream(Generic[T]):
         self._partitioning = partitioning
 
     def uid(self, name: str) -> Self:
-        """Name the node just added, as ``name=`` does."""
+        """Name the node just added, as ``name=`` does.
+
+        Raises:
+            GraphError: If the name is taken.
+            UsageError: If the name cannot be used.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> job = sl.Job("example")
+        >>> words = job.source("words", CollectionSource(["a"])).map(str.upper).uid("upper")
+        >>> [node.id for node in job.graph().nodes]
+        ['words', 'upper']
+        """
         self._builder.rename(self._node, name)
         return self
 
@@ -77,6 +99,18 @@ class Stream(Generic[T]):
         """Records that could not be decoded, or on which the function of this node raised.
 
         There are some if the source's format, or the node, says ``on_error="dead_letter"``.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> from streamline.testing import CollectingSink, run_job
+        >>> job, numbers, letters = sl.Job("example"), CollectingSink(), CollectingSink()
+        >>> texts = job.source("texts", CollectionSource(["1", "two", "3"]))
+        >>> parsed = texts.map(int, on_error="dead_letter", name="parse")
+        >>> parsed.sink("numbers", numbers)
+        >>> parsed.dead_letters.sink("letters", letters)
+        >>> _ = run_job(job)
+        >>> numbers.records, [(letter.node, letter.text) for letter in letters.records]
+        ([1, 3], [('parse', '"two"')])
         """
         return Stream(self._builder, self._node, tag=DEAD_LETTERS)
 
@@ -106,7 +140,18 @@ class Stream(Generic[T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[Any]:
-        """Replace each record by what the function, expression or field gives."""
+        """Replace each record by what the function, expression or field gives.
+
+        Raises:
+            UsageError: If it is none of these.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(lambda orders: orders.map(sl.col("amount") * 2))
+        >>> harness.push({"amount": 3}, {"amount": 4})
+        >>> harness.values()
+        [6, 8]
+        """
         return self._rows("map", function, on_error, name, parallelism)
 
     def filter(
@@ -117,7 +162,17 @@ class Stream(Generic[T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[T]:
-        """Keep the records for which the function, expression or field is true."""
+        """Keep the records for which the function, expression or field is true.
+
+        Raises:
+            UsageError: If it is none of these.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(lambda numbers: numbers.filter(lambda n: n % 2 == 0))
+        >>> harness.push(1, 2, 3, 4)
+        >>> harness.values()
+        [2, 4]
+        """
         return self._rows("filter", function, on_error, name, parallelism)
 
     @overload
@@ -149,6 +204,15 @@ class Stream(Generic[T]):
         """Replace each record by all that the function yields for it, at its event time.
 
         A field or an expression gives a list, or another value to iterate over.
+
+        Raises:
+            UsageError: If it is neither of these, nor a function.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(lambda lines: lines.flat_map(str.split))
+        >>> harness.push("so far", "so good")
+        >>> harness.values()
+        ['so', 'far', 'so', 'good']
         """
         return self._rows("flat_map", function, on_error, name, parallelism)
 
@@ -165,6 +229,17 @@ class Stream(Generic[T]):
         For models and other code that is fast on many values. How the stream is cut into
         batches is the engine's choice, so the result for a record must not depend on it. If the
         function raises and ``on_error`` lets the job go on, it is called again for each record.
+
+        Raises:
+            UsageError: If it is not a function.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> def scores(texts: list[str]) -> list[int]:
+        ...     return [len(text) for text in texts]
+        >>> harness = OperatorHarness.of(lambda texts: texts.map_batch(scores))
+        >>> harness.push("good", "very good")
+        >>> harness.values()
+        [4, 9]
         """
         spec = MapBatchSpec(_callable(function, "map_batch"), "rows", checked_on_error(on_error))
         return Stream(self._builder, self._add(spec, name, parallelism))
@@ -177,7 +252,23 @@ class Stream(Generic[T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[Any]:
-        """Like :meth:`map_batch`, on numpy columns: a dict of arrays in, a dict of arrays out."""
+        """Like :meth:`map_batch`, on numpy columns: a dict of arrays in, a dict of arrays out.
+
+        There is one array for each field, of shape ``(n,)`` for ``n`` records: int64, float64 or
+        bool where all values are of that type, else of objects. The arrays that come back are as
+        long; their names are the fields of the dicts that go on. Those given must not be changed.
+
+        Raises:
+            UsageError: If it is not a function.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda orders: orders.map_columns(lambda of: {"cost": of["price"] * of["count"]})
+        ... )
+        >>> harness.push({"price": 2, "count": 3}, {"price": 5, "count": 1})
+        >>> harness.values()
+        [{'cost': 6}, {'cost': 5}]
+        """
         spec = MapBatchSpec(
             _callable(function, "map_columns"), "columns", checked_on_error(on_error)
         )
@@ -209,6 +300,16 @@ class Stream(Generic[T]):
 
         Raises:
             UsageError: For a duration that is none.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda orders: orders.with_timestamps("at", max_out_of_orderness="2s")
+        ... )
+        >>> harness.push({"at": 10_000}, {"at": 9_000})
+        >>> harness.events()
+        [Event(value={'at': 10000}, at=10000), Event(value={'at': 9000}, at=9000)]
+        >>> harness.watermarks[-1].timestamp
+        7999
         """
         if not callable(time) and not isinstance(time, str | Expr):
             raise UsageError(
@@ -254,6 +355,18 @@ class Stream(Generic[T]):
 
         Keys are str, int, float, bytes, bool, None or tuples of those. Keys that are equal are
         one key: a bool, or a float without a fraction, is handed on as the int it equals.
+
+        Raises:
+            UsageError: If it is not a field name, an expression or a function.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda words: words.key_by(lambda word: word[0]).aggregate(n=sl.Count())
+        ... )
+        >>> harness.push("apple", "bread", "avocado")
+        >>> [(count.key, count.n) for count in harness.values()]
+        [('a', 1), ('b', 1), ('a', 2)]
         """
         if not callable(key) and not isinstance(key, str | Expr):
             raise UsageError(
@@ -270,6 +383,17 @@ class Stream(Generic[T]):
 
         Raises:
             UsageError: If a stream is of another job.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> from streamline.testing import CollectingSink, run_job
+        >>> job, sink = sl.Job("example"), CollectingSink()
+        >>> web = job.source("web", CollectionSource(["a", "b"]))
+        >>> app = job.source("app", CollectionSource(["c"]))
+        >>> web.union(app).sink("out", sink)
+        >>> _ = run_job(job)
+        >>> sorted(sink.records)
+        ['a', 'b', 'c']
         """
         node = self._add(UnionSpec(), name, parallelism)
         for other in others:
@@ -282,6 +406,14 @@ class Stream(Generic[T]):
         """Spread the records evenly over the tasks of the next operator.
 
         With a name or a parallelism that is a node of its own, which only hands them on.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> job = sl.Job("example")
+        >>> words = job.source("words", CollectionSource(["a", "b"]), parallelism=1)
+        >>> slow = words.rebalance().map(str.upper, parallelism=4)
+        >>> str(job.graph().edges[0].partitioning)
+        'rebalance'
         """
         return self._partitioned(Partitioning.REBALANCE, name, parallelism)
 
@@ -289,14 +421,38 @@ class Stream(Generic[T]):
         """Send every record to every task of the next operator.
 
         With a name or a parallelism that is a node of its own, which only hands them on.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> from streamline.testing import CollectingSink, run_job
+        >>> job, sink = sl.Job("example"), CollectingSink()
+        >>> rules = job.source("rules", CollectionSource(["a"]))
+        >>> rules.broadcast().map(str.upper, parallelism=3).sink("out", sink)
+        >>> _ = run_job(job)
+        >>> sink.records
+        ['A', 'A', 'A']
         """
         return self._partitioned(Partitioning.BROADCAST, name, parallelism)
 
     def sink(self, name: str, sink: Sink[Any], *, parallelism: int | None = None) -> None:
         """End the stream.
 
+        Args:
+            name: Name of the node.
+            sink: Where the records go.
+            parallelism: Parallel writers, if not the job's default.
+
         Raises:
-            UsageError: If ``sink`` is not a sink.
+            GraphError: If the name is taken.
+            UsageError: If ``sink`` is not a sink, or the name cannot be used.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> from streamline.testing import CollectingSink, run_job
+        >>> job, sink = sl.Job("copy"), CollectingSink()
+        >>> job.source("words", CollectionSource(["so", "far"])).sink("out", sink)
+        >>> str(run_job(job).state), sink.records
+        ('finished', ['so', 'far'])
         """
         if not isinstance(sink, Sink):
             raise UsageError(f".sink({name!r}, ...) needs a Sink, not {sink!r:.80}")
@@ -341,20 +497,57 @@ class Stream(Generic[T]):
 
 
 class KeyedStream(Generic[K, T]):
-    """Records with keys; made by :meth:`Stream.key_by`. Records of one key stay in order."""
+    """Records with keys; made by :meth:`Stream.key_by`. Records of one key stay in order.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> job, sink = sl.Job("highest"), CollectingSink()
+    >>> bids = job.source("bids", CollectionSource([("vase", 3), ("lamp", 5), ("vase", 4)]))
+    >>> bids.key_by(lambda bid: bid[0]).reduce(max).sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sink.records
+    [('vase', 3), ('lamp', 5), ('vase', 4)]
+    """
 
     def __init__(self, builder: GraphBuilder, node: Node) -> None:
         self._builder = builder
         self._node = node
 
     def uid(self, name: str) -> Self:
-        """Name the node just added, as ``name=`` of ``key_by`` does."""
+        """Name the node just added, as ``name=`` of ``key_by`` does.
+
+        Raises:
+            GraphError: If the name is taken.
+            UsageError: If the name cannot be used.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> job = sl.Job("example")
+        >>> users = job.source("orders", CollectionSource([{"user": "ada"}])).key_by("user")
+        >>> _ = users.uid("by-user")
+        >>> [node.id for node in job.graph().nodes]
+        ['orders', 'by-user']
+        """
         self._builder.rename(self._node, name)
         return self
 
     @property
     def dead_letters(self) -> Stream[DeadLetter]:
-        """Records without a usable key, if ``key_by`` says ``on_error="dead_letter"``."""
+        """Records without a usable key, if ``key_by`` says ``on_error="dead_letter"``.
+
+        >>> import streamline as sl
+        >>> from streamline.connectors.collection import CollectionSource
+        >>> from streamline.testing import CollectingSink, run_job
+        >>> job, sink, letters = sl.Job("example"), CollectingSink(), CollectingSink()
+        >>> orders = job.source("orders", CollectionSource([{"user": "ada"}, {"use": "bob"}]))
+        >>> by_user = orders.key_by(lambda order: order["user"], on_error="dead_letter")
+        >>> by_user.aggregate(n=sl.Count()).sink("counts", sink)
+        >>> by_user.dead_letters.sink("letters", letters)
+        >>> _ = run_job(job)
+        >>> [letter.text for letter in letters.records]
+        ['{"use":"bob"}']
+        """
         return Stream(self._builder, self._node, tag=DEAD_LETTERS)
 
     def window(
@@ -369,6 +562,20 @@ class KeyedStream(Generic[K, T]):
 
         Raises:
             UsageError: If it is not a window or not a duration.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import Event, OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda clicks: clicks.key_by(lambda user: user)
+        ...     .window(sl.Tumbling("10s"), allowed_lateness="1m")
+        ...     .aggregate(n=sl.Count())
+        ... )
+        >>> harness.push(Event("ada", 1_000), Event("ada", 9_999))
+        >>> harness.watermark(9_999)
+        >>> harness.push(Event("ada", 2_000))
+        >>> harness.watermark(10_000)
+        >>> [(result.window_start, result.window_end, result.n) for result in harness.values()]
+        [(0, 10000, 2), (0, 10000, 3)]
         """
         if not isinstance(window, Tumbling | Sliding | Session):
             raise UsageError(
@@ -384,7 +591,23 @@ class KeyedStream(Generic[K, T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[T]:
-        """For each record, its key's records so far reduced to one: ``function(so_far, next)``."""
+        """For each record, its key's records so far reduced to one: ``function(so_far, next)``.
+
+        The function must not change what it is given.
+
+        Raises:
+            UsageError: If it is not a function.
+
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda bids: bids.key_by("item").reduce(
+        ...         lambda best, bid: max(best, bid, key=lambda one: one["price"])
+        ...     )
+        ... )
+        >>> harness.push({"item": "vase", "price": 3}, {"item": "vase", "price": 2})
+        >>> [bid["price"] for bid in harness.values()]
+        [3, 3]
+        """
         return self._next(ReduceSpec(_callable(function, "reduce")), name, parallelism)
 
     def aggregate(
@@ -396,8 +619,19 @@ class KeyedStream(Generic[K, T]):
     ) -> Stream[KeyedResult]:
         """For each record, the aggregations over its key's records so far.
 
+        A result is a :class:`KeyedResult`: ``key``, then the aggregations under their own names.
+
         Raises:
             UsageError: If there is none, or one is not an aggregation.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda orders: orders.key_by("user").aggregate(n=sl.Count(), spent=sl.Sum("cents"))
+        ... )
+        >>> harness.push({"user": "ada", "cents": 300}, {"user": "ada", "cents": 45})
+        >>> [(result.key, result.n, result.spent) for result in harness.values()]
+        [('ada', 1, 300), ('ada', 2, 345)]
         """
         pairs = named_aggregations(aggregations, ("key",))
         return self._next(KeyedAggregateSpec(pairs), name, parallelism)
@@ -409,7 +643,24 @@ class KeyedStream(Generic[K, T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> Stream[U]:
-        """Run a function with state and timers of its own for each key."""
+        """Run a function with state and timers of its own for each key.
+
+        Raises:
+            UsageError: If it is not an object of a :class:`ProcessFunction` class.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import OperatorHarness
+        >>> class First(sl.ProcessFunction[str, str, str]):
+        ...     seen = sl.ValueState(bool, False)
+        ...     def process(self, value, ctx):
+        ...         if not self.seen.get():
+        ...             self.seen.set(True)
+        ...             yield value
+        >>> harness = OperatorHarness.of(lambda ids: ids.key_by(lambda i: i).process(First()))
+        >>> harness.push("a", "b", "a")
+        >>> harness.values()
+        ['a', 'b']
+        """
         if not isinstance(function, ProcessFunction):
             raise UsageError(
                 f".process() needs an object of a sl.ProcessFunction class, not {function!r:.80}"
@@ -422,7 +673,21 @@ class KeyedStream(Generic[K, T]):
 
 
 class WindowedStream(Generic[K, T]):
-    """Records grouped by key and window; made by :meth:`KeyedStream.window`."""
+    """Records grouped by key and window; made by :meth:`KeyedStream.window`.
+
+    It is no stream yet: one of its methods says what is made of each group.
+
+    >>> import streamline as sl
+    >>> from streamline.connectors.collection import CollectionSource
+    >>> from streamline.testing import CollectingSink, run_job
+    >>> job, sink = sl.Job("clicks"), CollectingSink()
+    >>> clicks = job.source("clicks", CollectionSource(["ada", "bob", "ada"], [1, 2, 7_000]))
+    >>> windows = clicks.key_by(lambda user: user).window(sl.Tumbling("5s"))
+    >>> windows.aggregate(n=sl.Count()).sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sorted((result.window_start, result.key, result.n) for result in sink.records)
+    [(0, 'ada', 1), (0, 'bob', 1), (5000, 'ada', 1)]
+    """
 
     def __init__(
         self,
@@ -445,8 +710,26 @@ class WindowedStream(Generic[K, T]):
     ) -> WindowResultStream[WindowResult, T]:
         """One result per key and window: ``key, window_start, window_end``, then these.
 
+        Bounds are ms since the epoch; the end is the first one behind the window. The event time
+        of a result is the last ms in it.
+
         Raises:
-            UsageError: If there is none, or one is not an aggregation.
+            UsageError: If there is none, one is not an aggregation, or a name is taken.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import Event, OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda orders: orders.key_by("user")
+        ...     .window(sl.Session("30s"))
+        ...     .aggregate(n=sl.Count(), most=sl.Max("cents"))
+        ... )
+        >>> harness.push(Event({"user": "ada", "cents": 300}, 0))
+        >>> harness.push(Event({"user": "ada", "cents": 45}, 20_000))
+        >>> harness.end()
+        >>> [(one.key, one.window_start, one.window_end) for one in harness.values()]
+        [('ada', 0, 50000)]
+        >>> [(one.n, one.most) for one in harness.values()]
+        [(2, 300)]
         """
         pairs = named_aggregations(aggregations, ("key", "window_start", "window_end"))
         spec = window_aggregate(self._window, self._lateness_ms, pairs)
@@ -459,7 +742,23 @@ class WindowedStream(Generic[K, T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> WindowResultStream[T, T]:
-        """One result per key and window: its records reduced to one."""
+        """One result per key and window: its records reduced to one, ``function(so_far, next)``.
+
+        The function must not change what it is given.
+
+        Raises:
+            UsageError: If it is not a function.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import Event, OperatorHarness
+        >>> harness = OperatorHarness.of(
+        ...     lambda bids: bids.key_by(lambda bid: bid[0]).window(sl.Tumbling("1m")).reduce(max)
+        ... )
+        >>> harness.push(Event(("vase", 3), 1), Event(("vase", 9), 2), Event(("lamp", 1), 3))
+        >>> harness.end()
+        >>> sorted(harness.values())
+        [('lamp', 1), ('vase', 9)]
+        """
         spec = window_reduce(self._window, self._lateness_ms, _callable(function, "reduce"))
         return self._next(spec, name, parallelism)
 
@@ -470,7 +769,29 @@ class WindowedStream(Generic[K, T]):
         name: str | None = None,
         parallelism: int | None = None,
     ) -> WindowResultStream[U, T]:
-        """All that the function yields for each key and window, given all its records."""
+        """All that the function yields for each key and window, given all its records.
+
+        It is called with the key, the bounds of the window (ms since the epoch) and the list of
+        its records. All records are kept until the window closes: ``aggregate`` and ``reduce``
+        keep one value.
+
+        Raises:
+            UsageError: If it is not a function.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import Event, OperatorHarness
+        >>> def medians(key, window, prices):
+        ...     yield key, window.start, sorted(prices)[len(prices) // 2]
+        >>> harness = OperatorHarness.of(
+        ...     lambda prices: prices.key_by(lambda price: "all")
+        ...     .window(sl.Tumbling("1m"))
+        ...     .apply(medians)
+        ... )
+        >>> harness.push(Event(7, 0), Event(1, 10), Event(3, 20))
+        >>> harness.end()
+        >>> harness.values()
+        [('all', 0, 3)]
+        """
         spec = window_apply(self._window, self._lateness_ms, _callable(function, "apply"))
         return self._next(spec, name, parallelism)
 
@@ -482,7 +803,20 @@ class WindowedStream(Generic[K, T]):
 
 
 class WindowResultStream(Stream[U], Generic[U, T]):
-    """What windows emit; the records that came too late stand beside it."""
+    """What windows emit; the records that came too late stand beside it.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, Event, ScriptedSource, Watermark, run_job
+    >>> job, sink, late = sl.Job("example"), CollectingSink(), CollectingSink()
+    >>> script = [Event("tea", 1_000), Watermark(9_999), Event("tea", 2_000)]
+    >>> words = job.source("words", ScriptedSource(script)).key_by(lambda word: word)
+    >>> results = words.window(sl.Tumbling("10s")).aggregate(n=sl.Count())
+    >>> results.sink("counts", sink)
+    >>> results.late.sink("late", late)
+    >>> _ = run_job(job)
+    >>> [result.n for result in sink.records], late.events
+    ([1], [Event(value='tea', at=2000)])
+    """
 
     @property
     def late(self) -> Stream[T]:

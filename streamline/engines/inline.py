@@ -81,6 +81,16 @@ class Faults:
         kill: Chance, at each step, that a worker is killed.
         kills: At most so many workers are killed in all.
         step_ms: Longest time that a step takes.
+
+    >>> import random
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, Faults, Pause, ScriptedSource, run_job
+    >>> job, sink = sl.Job("copy"), CollectingSink()
+    >>> script = [1, Pause("2s"), 2, Pause("2s"), 3]
+    >>> job.source("in", ScriptedSource(script)).sink("out", sink)
+    >>> status = run_job(job, faults=Faults(random.Random(7), kill=0.05, kills=2, drop=0.1))
+    >>> status.restarts, sink.records
+    (2, [1, 2, 3])
     """
 
     rng: random.Random

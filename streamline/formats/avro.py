@@ -78,6 +78,13 @@ class Avro(_ByRegistry[T]):
 
     Raises:
         UsageError: If fastavro is not installed, or the schema is none.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    >>> schema = {"type": "record", "name": "Order", "fields": [{"name": "user", "type": "string"}]}
+    >>> sl.Avro(Order, registry="http://localhost:8081", schema=schema, subject="orders-value")
+    Avro(Order)
     """
 
     @overload
@@ -173,6 +180,16 @@ class RegistryJson(_ByRegistry[T]):
         schema: What is registered when writing; of the Record class if not given.
         subject: Under which the schema is registered: ``<topic>-value`` as a rule.
         on_error: What happens to a value that cannot be decoded.
+
+    Raises:
+        UsageError: For a url that is none.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    >>> orders = sl.RegistryJson(Order, registry="http://localhost:8081", subject="orders-value")
+    >>> orders.decode_one(b"\\0\\0\\0\\0\\7" + b'{"user": "ada"}')  # written with schema 7
+    Order(user='ada')
     """
 
     @overload

@@ -30,6 +30,17 @@ class Format(ABC, Generic[T]):
             values themselves tell where they end.
         in_files: Whether values that stand one after the other in a file can be told apart.
         padding: A line of nothing but these bytes is no value.
+
+    >>> import streamline as sl
+    >>> class Shouted(sl.Format[str]):
+    ...     suffix = ".txt"
+    ...     def decode_one(self, data): return data.decode().lower()
+    ...     def decode_many(self, data): return [self.decode_one(item) for item in data]
+    ...     def encode_many(self, values): return [value.upper().encode() for value in values]
+    >>> Shouted().encode_lines(["so", "far"])
+    b'SO\\nFAR\\n'
+    >>> Shouted().decode_lines(b"SO\\nFAR\\n")
+    ['so', 'far']
     """
 
     suffix: str = ""
@@ -68,12 +79,24 @@ class Format(ABC, Generic[T]):
         return self.decode_many([line for line in data.split(b"\n") if line.strip(padding)])
 
     def decode_columns(self, data: bytes) -> ColumnBatch | None:
-        """Like ``decode_lines``, as columns without timestamps; None if it has no columns."""
+        """Like ``decode_lines``, as columns without timestamps; None if it has no columns.
+
+        >>> import streamline as sl
+        >>> class Order(sl.Record):
+        ...     amount: int
+        >>> sl.Json(Order).decode_columns(b'{"amount": 3}\\n{"amount": 4}\\n').columns
+        {'amount': array([3, 4])}
+        """
         return None
 
     @property
     def header(self) -> bytes | None:
-        """The first line of a file, with its newline, if it is not a value."""
+        """The first line of a file, with its newline, if it is not a value.
+
+        >>> import streamline as sl
+        >>> sl.Json().header is None
+        True
+        """
         return None
 
     @abstractmethod
@@ -102,7 +125,13 @@ class Format(ABC, Generic[T]):
             raise EncodeError(f"a value with a line break cannot be written as a line: {bad!r:.80}")
 
     def decode_each(self, data: Sequence[bytes], bad: BadValue) -> list[T]:
-        """Decode what can be decoded; ``bad`` is called for each value that cannot."""
+        """Decode what can be decoded; ``bad`` is called for each value that cannot.
+
+        >>> import streamline as sl
+        >>> sl.Json().decode_each([b"1", b"two"], lambda place, data, why: print(place, data))
+        1 b'two'
+        [1]
+        """
         values: list[T] = []
         for place, item in enumerate(data):
             try:

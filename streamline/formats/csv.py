@@ -18,6 +18,7 @@ import msgspec
 from streamline.errors import DecodeError, EncodeError, UsageError
 from streamline.formats.base import Format
 from streamline.io import OnError
+from streamline.plural import counted
 
 T = TypeVar("T")
 
@@ -34,6 +35,16 @@ class Csv(Format[T]):
 
     Raises:
         UsageError: If ``type_`` is not a Record class.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    ...     amount: float | None
+    >>> orders = sl.Csv(Order)
+    >>> orders.header, orders.encode_many([Order("ada", 2.5)])
+    (b'user,amount\\n', [b'ada,2.5'])
+    >>> orders.decode_many([b"bob,"])
+    [Order(user='bob', amount=None)]
     """
 
     suffix = ".csv"
@@ -86,7 +97,8 @@ class Csv(Format[T]):
     def _convert(self, row: list[str]) -> T:
         if len(row) != len(self._fields):
             raise DecodeError(
-                f"{len(row)} values instead of {len(self._fields)} ({', '.join(self._fields)})"
+                f"{counted(len(row), 'value')} instead of {len(self._fields)} "
+                f"({', '.join(self._fields)})"
             )
         given: dict[str, Any] = {
             name: None if value == "" and name in self._optional else value

@@ -36,7 +36,16 @@ class Json(Format[T]):
             one, values are dicts, lists, strings and numbers.
         on_error: What happens to a value that cannot be decoded.
 
-    >>> Json().encode_many([{"a": 1}])
+    Raises:
+        UsageError: For an ``on_error`` that is none.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    ...     coupon: str | None = None
+    >>> sl.Json(Order).decode_many([b'{"user": "ada"}', b'{"user": "bob", "coupon": "X", "n": 1}'])
+    [Order(user='ada', coupon=None), Order(user='bob', coupon='X')]
+    >>> sl.Json().encode_many([{"a": 1}])
     [b'{"a":1}']
     """
 

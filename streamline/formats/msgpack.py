@@ -20,7 +20,24 @@ T = TypeVar("T")
 
 
 class MsgPack(Format[T]):
-    """MessagePack, typed by a Record or as plain values; arguments as for ``Json``."""
+    """MessagePack, typed by a Record or as plain values.
+
+    Args:
+        type_: A Record class (or any type msgspec knows) to decode and validate to; without
+            one, values are dicts, lists, strings, bytes and numbers.
+        on_error: What happens to a value that cannot be decoded.
+
+    Raises:
+        UsageError: For an ``on_error`` that is none.
+
+    >>> import streamline as sl
+    >>> class Order(sl.Record):
+    ...     user: str
+    >>> sl.MsgPack().encode_many([{"user": "ada"}])
+    [b'\\x81\\xa4user\\xa3ada']
+    >>> sl.MsgPack(Order).decode_one(b"\\x81\\xa4user\\xa3ada")
+    Order(user='ada')
+    """
 
     suffix = ".msgpack"
     separator = b""

@@ -56,6 +56,10 @@ class SchemaRegistry:
             DecodeError: If there is none of that number.
             OutageError: If the registry does not answer.
             ConnectorError: If it does not let us in.
+
+        >>> registry = SchemaRegistry("http://localhost:8081")
+        >>> registry.schema(7)  # doctest: +SKIP
+        '"string"'
         """
         known = self._known.get(number)
         if known is None:
@@ -71,6 +75,10 @@ class SchemaRegistry:
         Raises:
             ConnectorError: If the registry refuses it as incompatible, or does not let us in.
             OutageError: If it does not answer.
+
+        >>> registry = SchemaRegistry("http://localhost:8081")
+        >>> registry.register("orders-value", '"string"', "AVRO")  # doctest: +SKIP
+        7
         """
         body = {"schema": schema, "schemaType": kind}
         status, answer = self._ask(f"/subjects/{quote(subject, safe='')}/versions", body)

@@ -38,12 +38,19 @@ class Aggregation(ABC, Generic[T, A, R]):
         field: What of a record is aggregated: a field name, an expression, a function, or the
             record itself if None.
 
-    >>> class Longest(Aggregation[str, str, str]):
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> class Longest(sl.Aggregation[str, str, str]):
     ...     def create(self): return ""
     ...     def add(self, acc, value): return max(acc, value, key=len)
     ...     def merge(self, acc, other): return max(acc, other, key=len)
     ...     def result(self, acc): return acc
-    >>> longest = Longest("name")
+    >>> harness = OperatorHarness.of(
+    ...     lambda people: people.key_by("team").aggregate(longest=Longest("name"))
+    ... )
+    >>> harness.push({"team": 1, "name": "Ada"}, {"team": 1, "name": "Grace"})
+    >>> [result.longest for result in harness.values()]
+    ['Ada', 'Grace']
     """
 
     slots = 1
@@ -68,7 +75,12 @@ class Aggregation(ABC, Generic[T, A, R]):
         """What is handed on."""
 
     def values(self, batch: Batch) -> list[Any] | None:
-        """What of each record of a batch is aggregated; None if it does not matter."""
+        """What of each record of a batch is aggregated; None if it does not matter.
+
+        >>> import streamline as sl
+        >>> sl.Sum("amount").values(sl.RowBatch([{"amount": 3}, {"amount": 4}]))
+        [3, 4]
+        """
         field = self.field
         if field is None:
             return batch.to_rows().values
@@ -110,7 +122,15 @@ class Aggregation(ABC, Generic[T, A, R]):
 
 
 class Count(Aggregation[Any, int, int]):
-    """How many records."""
+    """How many records.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(lambda words: words.key_by(len).aggregate(n=sl.Count()))
+    >>> harness.push("so", "far", "no")
+    >>> [(result.key, result.n) for result in harness.values()]
+    [(2, 1), (3, 1), (2, 2)]
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,7 +164,22 @@ class Count(Aggregation[Any, int, int]):
 
 
 class Sum(Aggregation[Any, Any, Any]):
-    """The sum of a field, starting from 0."""
+    """The sum of a field, starting from 0.
+
+    Sums of floats depend in their last digits on the order of the records; add up whole numbers
+    (cents) where that matters.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda items: items.key_by("user").aggregate(
+    ...         cents=sl.Sum(sl.col("price") * sl.col("n"))
+    ...     )
+    ... )
+    >>> harness.push({"user": "ada", "price": 250, "n": 2}, {"user": "ada", "price": 99, "n": 1})
+    >>> [result.cents for result in harness.values()]
+    [500, 599]
+    """
 
     def __init__(self, field: Field) -> None:
         super().__init__(field)
@@ -210,14 +245,34 @@ class _Extreme(Aggregation[Any, Any, Any]):
 
 
 class Min(_Extreme):
-    """The smallest value of a field."""
+    """The smallest value of a field.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda offers: offers.key_by("item").aggregate(least=sl.Min("price"))
+    ... )
+    >>> harness.push({"item": "tea", "price": 4}, {"item": "tea", "price": 3})
+    >>> [result.least for result in harness.values()]
+    [4, 3]
+    """
 
     def add(self, acc: Any, value: Any) -> Any:
         return value if acc is None or value < acc else acc
 
 
 class Max(_Extreme):
-    """The largest value of a field."""
+    """The largest value of a field.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda bids: bids.key_by("item").aggregate(most=sl.Max("price"))
+    ... )
+    >>> harness.push({"item": "vase", "price": 3}, {"item": "vase", "price": 9})
+    >>> [result.most for result in harness.values()]
+    [3, 9]
+    """
 
     _sign = ">"
 
@@ -229,6 +284,15 @@ class Mean(Aggregation[Any, Any, float | None]):
     """The arithmetic mean of a field; None where a window has no values of it yet.
 
     That is so for windows that were stored before the aggregation was added to the job.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda readings: readings.key_by("room").aggregate(mean=sl.Mean("celsius"))
+    ... )
+    >>> harness.push({"room": "attic", "celsius": 20}, {"room": "attic", "celsius": 23})
+    >>> [result.mean for result in harness.values()]
+    [20.0, 21.5]
     """
 
     slots = 2
@@ -262,7 +326,19 @@ class Mean(Aggregation[Any, Any, float | None]):
 
 
 class Collect(Aggregation[Any, list[Any], list[Any]]):
-    """All values of a field, or all records, as a list."""
+    """All values of a field, or all records, as a list, in the order in which they came.
+
+    All of them are kept: of a window until it closes, without a window for ever.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(
+    ...     lambda clicks: clicks.key_by("user").aggregate(pages=sl.Collect("page"))
+    ... )
+    >>> harness.push({"user": "ada", "page": "/"}, {"user": "ada", "page": "/cart"})
+    >>> harness.values()[-1].pages
+    ['/', '/cart']
+    """
 
     def create(self) -> list[Any]:
         return []

@@ -32,7 +32,27 @@ class ProcessContext(Generic[K]):
     Attributes:
         key: Key of the record, or of the timer.
         timestamp: Event time of the record, or the timer's time; ms since the epoch.
-        watermark: Event time reached.
+        watermark: Event time reached; ms since the epoch.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import Event, OperatorHarness
+    >>> class Silent(sl.ProcessFunction[str, dict, str]):
+    ...     due = sl.ValueState(int)
+    ...     def process(self, value, ctx):
+    ...         if (due := self.due.get()) is not None:
+    ...             ctx.delete_timer(due)
+    ...         self.due.set(ctx.timestamp + 60_000)
+    ...         ctx.set_timer(ctx.timestamp + 60_000)
+    ...     def on_timer(self, timestamp, ctx):
+    ...         yield f"{ctx.key} is silent" + (" at the end" if ctx.input_ended else "")
+    >>> harness = OperatorHarness.of(lambda stream: stream.key_by("user").process(Silent()))
+    >>> harness.push(Event({"user": "ada"}, 0), Event({"user": "ada"}, 50_000))
+    >>> harness.watermark(70_000)
+    >>> harness.values()
+    []
+    >>> harness.watermark(110_000)
+    >>> harness.events()
+    [Event(value='ada is silent', at=110000)]
     """
 
     key: K
@@ -54,7 +74,7 @@ class ProcessContext(Generic[K]):
         return self.watermark >= MAX_TIMESTAMP
 
     def now_ms(self) -> int:
-        """Processing time: ms since the epoch."""
+        """Processing time: ms since the epoch. See :meth:`set_processing_timer`."""
         return self._now_ms()
 
     def set_timer(self, at_ms: int) -> None:
@@ -70,7 +90,29 @@ class ProcessContext(Generic[K]):
         self._event.delete(at_ms, self.key)
 
     def set_processing_timer(self, at_ms: int) -> None:
-        """Have ``on_timer`` called for this key once the clock passes ``at_ms``."""
+        """Have ``on_timer`` called for this key once the clock passes ``at_ms``.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import OperatorHarness
+        >>> class Later(sl.ProcessFunction[str, str, str]):
+        ...     due = sl.ValueState(int, 0)
+        ...     def process(self, value, ctx):
+        ...         ctx.delete_processing_timer(self.due.get())
+        ...         self.due.set(ctx.now_ms() + 5_000)
+        ...         ctx.set_processing_timer(self.due.get())
+        ...     def on_timer(self, timestamp, ctx):
+        ...         yield f"nothing from {ctx.key} for 5 s"
+        >>> harness = OperatorHarness.of(lambda words: words.key_by(str.lower).process(Later()))
+        >>> harness.push("a")
+        >>> harness.advance(3_000)
+        >>> harness.push("A")
+        >>> harness.advance(3_000)
+        >>> harness.values()
+        []
+        >>> harness.advance(2_000)
+        >>> harness.values()
+        ['nothing from a for 5 s']
+        """
         self._processing.set(at_ms, self.key)
 
     def delete_processing_timer(self, at_ms: int) -> None:
@@ -81,13 +123,30 @@ class ProcessContext(Generic[K]):
 class ProcessFunction(Generic[K, T, U]):
     """A function with state and timers; subclass it and declare state as class attributes.
 
+    Other attributes of an object are not stored: set them in ``__init__`` for settings, or in
+    ``open`` for what each task makes anew.
+
     >>> import streamline as sl
+    >>> from streamline.testing import Event, OperatorHarness
     >>> class Repeats(sl.ProcessFunction[str, str, str]):
     ...     last = sl.ValueState(str)
+    ...     def open(self):
+    ...         self.say = "{} said {} again".format
     ...     def process(self, value, ctx):
     ...         if self.last.get() == value:
-    ...             yield f"{ctx.key} said {value} again"
+    ...             yield self.say(ctx.key, value)
     ...         self.last.set(value)
+    ...         ctx.set_timer(ctx.timestamp + 1_000)
+    ...     def on_timer(self, timestamp, ctx):
+    ...         self.last.clear()
+    ...     def close(self):
+    ...         del self.say
+    >>> harness = OperatorHarness.of(lambda words: words.key_by(str.lower).process(Repeats()))
+    >>> harness.push(Event("hi", 0), Event("Hi", 10), Event("Hi", 20))
+    >>> harness.watermark(1_020)
+    >>> harness.push(Event("Hi", 1_030))
+    >>> harness.values()
+    ['hi said Hi again']
     """
 
     def open(self) -> None:

@@ -62,6 +62,21 @@ class ValueState(StateView, Generic[V]):
     Args:
         type_: Type of the value, for type checkers and readers.
         default: What ``get`` returns before anything was set; a copy of it for each call.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> class EveryOther(sl.ProcessFunction[str, str, str]):
+    ...     skip = sl.ValueState(bool, False)
+    ...     def process(self, value, ctx):
+    ...         if self.skip.get():
+    ...             self.skip.clear()
+    ...         else:
+    ...             self.skip.set(True)
+    ...             yield value
+    >>> harness = OperatorHarness.of(lambda words: words.key_by(len).process(EveryOther()))
+    >>> harness.push("so", "no", "far", "do")
+    >>> harness.values()
+    ['so', 'far', 'do']
     """
 
     def __init__(self, type_: type[V], default: V | None = None) -> None:
@@ -86,7 +101,25 @@ class ValueState(StateView, Generic[V]):
 
 
 class ListState(StateView, Generic[V]):
-    """A list of values for each key."""
+    """A list of values for each key.
+
+    Args:
+        type_: Type of the values, for type checkers and readers.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> class Pairs(sl.ProcessFunction[str, str, list[str]]):
+    ...     open_ones = sl.ListState(str)
+    ...     def process(self, value, ctx):
+    ...         self.open_ones.append(value)
+    ...         if len(self.open_ones.get()) == 2:
+    ...             yield self.open_ones.get()
+    ...             self.open_ones.set([])
+    >>> harness = OperatorHarness.of(lambda words: words.key_by(len).process(Pairs()))
+    >>> harness.push("so", "far", "no")
+    >>> harness.values()
+    [['so', 'no']]
+    """
 
     def __init__(self, type_: type[V]) -> None:
         self.type_ = type_
@@ -109,7 +142,24 @@ class ListState(StateView, Generic[V]):
 
 
 class MapState(StateView, Generic[M, V]):
-    """A dict for each key."""
+    """A dict for each key: ``state[name]``, ``in``, ``len`` and iteration work as on a dict.
+
+    Args:
+        key_type: Type of the names in it, for type checkers and readers.
+        value_type: Type of the values.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import OperatorHarness
+    >>> class Basket(sl.ProcessFunction[str, dict, dict]):
+    ...     items = sl.MapState(str, int)
+    ...     def process(self, value, ctx):
+    ...         self.items[value["item"]] = self.items.get(value["item"], 0) + value["n"]
+    ...         yield dict(self.items.items())
+    >>> harness = OperatorHarness.of(lambda adds: adds.key_by("user").process(Basket()))
+    >>> harness.push({"user": "ada", "item": "tea", "n": 1}, {"user": "ada", "item": "tea", "n": 2})
+    >>> harness.values()
+    [{'tea': 1}, {'tea': 3}]
+    """
 
     def __init__(self, key_type: type[M], value_type: type[V]) -> None:
         self.key_type = key_type

@@ -90,6 +90,24 @@ class EngineContract(ABC):
 
     Attributes:
         parallelisms: At which the jobs are run.
+
+    >>> from streamline.clock import ManualClock
+    >>> from streamline.engines.inline import InlineEngine
+    >>> from streamline.jobfile import JobSpec
+    >>> from streamline.state.memory import MemoryStore
+    >>> from streamline.state.store import DirectoryStore
+    >>> class TestInline(EngineContract):
+    ...     def run(self, target, params, *, parallelism, folder):
+    ...         engine = InlineEngine(
+    ...             JobSpec.from_file(target, params).load().graph(),
+    ...             store=DirectoryStore(folder / "checkpoints"),
+    ...             open_kv=MemoryStore.open,
+    ...             directory=folder / "live",
+    ...             parallelism=parallelism,
+    ...             clock=ManualClock(),
+    ...         )
+    ...         return engine.run(200_000)
+    >>> TestInline().test_a_function_that_always_fails_fails_the_job()
     """
 
     parallelisms: tuple[int, ...] = (1, 3)

@@ -107,6 +107,11 @@ class OperatorHarness:
         Raises:
             UsageError: If it does not return a stream.
             GraphError: If what it builds cannot run.
+
+        >>> harness = OperatorHarness.of(lambda stream: stream.filter(str.isupper).map(str.lower))
+        >>> harness.push("A", "b")
+        >>> harness.values()
+        ['a']
         """
         pipeline = Pipeline.of_stream(build)
         return cls(pipeline, parallelism=parallelism, index=index, settings=settings)
@@ -119,6 +124,15 @@ class OperatorHarness:
         Args:
             records: Values, or :class:`Event` for values with an event time.
             key: Key of all of them, where nothing in the harness makes keys.
+
+        Raises:
+            UserFunctionError: If a function of the user's raises.
+
+        >>> import streamline as sl
+        >>> harness = OperatorHarness.of(lambda stream: stream.map(sl.col("n")))
+        >>> harness.push({"n": 1}, Event({"n": 2}, 1_000))
+        >>> harness.values()
+        [1, 2]
         """
         events = [r if isinstance(r, Event) else Event(r, MIN_TIMESTAMP) for r in records]
         times = np.array([event.at for event in events], dtype=np.int64)
@@ -132,7 +146,14 @@ class OperatorHarness:
             self.push_batch(batch)
 
     def push_batch(self, batch: Batch) -> None:
-        """Push a batch as it is, such as one of columns."""
+        """Push a batch as it is, such as one of columns.
+
+        >>> from streamline import ColumnBatch
+        >>> harness = OperatorHarness.of(lambda stream: stream.map("n"))
+        >>> harness.push_batch(ColumnBatch({"n": np.arange(3)}, np.zeros(3, int), record_type=dict))
+        >>> harness.values()
+        [0, 1, 2]
+        """
         self._chain.head.emit(batch)
         if self._state is not None:
             self._state.maintain()
@@ -140,8 +161,17 @@ class OperatorHarness:
     def watermark(self, timestamp: int, *, idle: bool = False) -> None:
         """Move event time on.
 
+        Args:
+            timestamp: No record of then or before is expected any more; ms since the epoch.
+            idle: There is nothing to come for now.
+
         Raises:
             UsageError: If it would go back.
+
+        >>> harness = OperatorHarness.of(lambda stream: stream.map(str))
+        >>> harness.watermark(5_000)
+        >>> harness.watermarks
+        [Watermark(timestamp=5000, idle=False)]
         """
         if timestamp < self._reached:
             raise UsageError(f"event time is at {self._reached}, it cannot go to {timestamp}")
@@ -149,11 +179,40 @@ class OperatorHarness:
         self._chain.head.watermark(Watermark(timestamp, idle))
 
     def end(self) -> None:
-        """The input is over: event time goes to its end."""
+        """The input is over: event time goes to its end, windows close and timers ring.
+
+        >>> import streamline as sl
+        >>> harness = OperatorHarness.of(
+        ...     lambda words: words.key_by(len).window(sl.Tumbling("1h")).reduce(max)
+        ... )
+        >>> harness.push(Event("far", 0), Event("way", 1))
+        >>> harness.end()
+        >>> harness.values()
+        ['way']
+        """
         self.watermark(MAX_TIMESTAMP)
 
     def advance(self, ms: int) -> None:
-        """Let processing time pass; the operator is called at each moment that it asked for."""
+        """Let processing time pass; the operator is called at each moment that it asked for.
+
+        Raises:
+            InvariantError: If it asks for the same moment for ever.
+
+        >>> import streamline as sl
+        >>> class Echo(sl.ProcessFunction[str, str, str]):
+        ...     def process(self, value, ctx):
+        ...         ctx.set_processing_timer(ctx.now_ms() + 1_000)
+        ...     def on_timer(self, timestamp, ctx):
+        ...         yield ctx.key
+        >>> harness = OperatorHarness.of(lambda words: words.key_by(str).process(Echo()))
+        >>> harness.push("hello")
+        >>> harness.advance(999)
+        >>> harness.values()
+        []
+        >>> harness.advance(1)
+        >>> harness.values()
+        ['hello']
+        """
         clock = self.settings.clock
         target = clock.now_ms() + ms
         calls = 0
@@ -174,6 +233,13 @@ class OperatorHarness:
         Args:
             tag: ``main`` for the results, ``late`` for late records, ``dead_letters`` for what
                 any of the operators made of records on which a function raised.
+
+        >>> harness = OperatorHarness.of(lambda texts: texts.map(int, on_error="dead_letter"))
+        >>> harness.push(Event("1", 1_000), Event("two", 2_000))
+        >>> harness.events()
+        [Event(value=1, at=1000)]
+        >>> [(letter.value.text, letter.at) for letter in harness.events("dead_letters")]
+        [('"two"', 2000)]
         """
         return list(self._events.get(tag, ()))
 
@@ -188,27 +254,65 @@ class OperatorHarness:
 
     @property
     def log(self) -> list[Event[Any] | Watermark]:
-        """Results and watermarks, in the order in which they came out."""
+        """Results and watermarks, in the order in which they came out.
+
+        >>> harness = OperatorHarness.of(lambda numbers: numbers.map(lambda n: -n))
+        >>> harness.push(Event(1, 10))
+        >>> harness.watermark(10)
+        >>> harness.log
+        [Event(value=-1, at=10), Watermark(timestamp=10, idle=False)]
+        """
         return list(self._log)
 
     @property
     def counters(self) -> Counters:
-        """What the last operator has counted."""
+        """What the last operator has counted.
+
+        >>> harness = OperatorHarness.of(lambda texts: texts.map(int, on_error="skip"))
+        >>> harness.push("1", "two")
+        >>> harness.counters.skipped
+        1
+        """
         return self._chain.counters[self._pipeline.results.source]
 
     def clear(self) -> None:
-        """Forget what has come out so far."""
+        """Forget what has come out so far.
+
+        >>> harness = OperatorHarness.of(lambda numbers: numbers.map(lambda n: -n))
+        >>> harness.push(1)
+        >>> harness.clear()
+        >>> harness.push(2)
+        >>> harness.values()
+        [-2]
+        """
         for events in self._events.values():
             events.clear()
         self._watermarks.clear()
         self._log.clear()
 
     def owns(self, key: Hashable) -> bool:
-        """Whether records of a key are this task's."""
+        """Whether records of a key are this task's.
+
+        >>> build = lambda words: words.key_by(str).reduce(max)
+        >>> tasks = [OperatorHarness.of(build, parallelism=2, index=i) for i in range(2)]
+        >>> sum(task.owns("tea") for task in tasks)
+        1
+        """
         return key_group(key, self.settings.max_parallelism) in self._range
 
     def state(self, name: str, key: Hashable) -> Any:
-        """What a process function has stored under a name for a key; a copy, None if nothing."""
+        """What a process function has stored under a name for a key; a copy, None if nothing.
+
+        >>> import streamline as sl
+        >>> class Last(sl.ProcessFunction[str, dict, str]):
+        ...     last = sl.ValueState(int)
+        ...     def process(self, value, ctx):
+        ...         self.last.set(value["n"])
+        >>> harness = OperatorHarness.of(lambda stream: stream.key_by("user").process(Last()))
+        >>> harness.push({"user": "ada", "n": 3})
+        >>> harness.state("last", "ada")
+        3
+        """
         if self._state is None:
             return None
         for node in self._pipeline.keyed_nodes:
@@ -269,7 +373,13 @@ class OperatorHarness:
         ]
 
     def close(self) -> None:
-        """Close the operators and remove what is on disk; also twice."""
+        """Close the operators and remove what is on disk; also twice.
+
+        A harness that is given up without it removes what is on disk as well.
+
+        >>> harness = OperatorHarness.of(lambda words: words.key_by(str).reduce(max))
+        >>> harness.close()
+        """
         if self._closed:
             return
         self._closed = True

@@ -48,7 +48,16 @@ class CollectingSink(Sink[T]):
 
     @property
     def events(self) -> list[Event[T]]:
-        """The same with event times; records without have ``MIN_TIMESTAMP``."""
+        """The same with event times; records without have ``MIN_TIMESTAMP``.
+
+        >>> import streamline as sl
+        >>> from streamline.testing import CollectingSink, Event, ScriptedSource, run_job
+        >>> job, sink = sl.Job("copy"), CollectingSink()
+        >>> job.source("in", ScriptedSource([Event("tea", 1_000)])).sink("out", sink)
+        >>> _ = run_job(job)
+        >>> sink.events
+        [Event(value='tea', at=1000)]
+        """
         return [event for part in self._box.committed.values() for event in part.events]
 
     @property

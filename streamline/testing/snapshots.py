@@ -37,6 +37,16 @@ class HarnessSettings:
         open_kv: Opens the key-value store behind keyed state; ``open_rocksdb`` for RocksDB.
         config: Settings of the run; a small ``table_entries`` has state spill to the store.
         clock: The time.
+
+    >>> from streamline.config import RuntimeConfig
+    >>> from streamline.testing import HarnessSettings, OperatorHarness
+    >>> settings = HarnessSettings(config=RuntimeConfig(table_entries=2), max_parallelism=4)
+    >>> harness = OperatorHarness.of(lambda s: s.key_by(len).reduce(min), settings=settings)
+    >>> harness.push("far", "so", "long", "bar")
+    >>> harness.values()
+    ['far', 'so', 'long', 'bar']
+    >>> settings.open_kv.__qualname__
+    'MemoryStore.open'
     """
 
     max_parallelism: int = DEFAULT_MAX_PARALLELISM
@@ -52,6 +62,13 @@ class OperatorSnapshot:
     Attributes:
         task: As a task would report it.
         files: Files of its keyed state, by digest.
+
+    >>> from streamline.testing import OperatorHarness
+    >>> harness = OperatorHarness.of(lambda words: words.key_by(len).reduce(max))
+    >>> harness.push("far", "so")
+    >>> snapshot = harness.snapshot()
+    >>> snapshot.task.epoch, len(snapshot.files)
+    (1, 1)
     """
 
     task: TaskSnapshot

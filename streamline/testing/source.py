@@ -26,7 +26,18 @@ _WAIT_S = 0.005
 
 
 class ScriptedCrashError(StreamlineError):
-    """The error that a :class:`Crash` raises; the job is restarted as after any other."""
+    """The error that a :class:`Crash` raises; the job is restarted as after any other.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, Crash, ScriptedSource, run_job
+    >>> job = sl.Job("crashing")
+    >>> job.source("in", ScriptedSource([1, Crash("a test")])).sink("out", CollectingSink())
+    >>> try:
+    ...     _ = run_job(job, config=sl.RuntimeConfig(restart_budget=0))
+    ... except Exception as error:
+    ...     print("source 'in' crashes at 00000[1]: a test" in str(error))
+    True
+    """
 
 
 @dataclass(frozen=True)
@@ -35,6 +46,13 @@ class Crash:
 
     Attributes:
         reason: Text of the error.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, Crash, ScriptedSource, run_job
+    >>> job, sink = sl.Job("crashing"), CollectingSink()
+    >>> job.source("in", ScriptedSource(["a", Crash(), "b"])).sink("out", sink)
+    >>> run_job(job).restarts, sink.records
+    (1, ['a', 'b'])
     """
 
     reason: str = "the script says so"
@@ -46,6 +64,14 @@ class Pause:
 
     Attributes:
         duration: For how long, by the job's clock; at least one ``poll`` brings nothing.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, ManualClock, Pause, ScriptedSource, run_job
+    >>> job, sink, clock = sl.Job("pausing"), CollectingSink(), ManualClock()
+    >>> job.source("in", ScriptedSource(["a", Pause("2s"), "b"])).sink("out", sink)
+    >>> _ = run_job(job, clock=clock)
+    >>> sink.records, clock.monotonic_s() >= 2
+    (['a', 'b'], True)
     """
 
     duration: Duration = "0ms"
@@ -53,7 +79,16 @@ class Pause:
 
 @dataclass(frozen=True)
 class End:
-    """The partition ends here; what stands behind is not read."""
+    """The partition ends here; what stands behind is not read.
+
+    >>> import streamline as sl
+    >>> from streamline.testing import CollectingSink, End, ScriptedSource, run_job
+    >>> job, sink = sl.Job("ending"), CollectingSink()
+    >>> job.source("in", ScriptedSource(["a", End(), "b"])).sink("out", sink)
+    >>> _ = run_job(job)
+    >>> sink.records
+    ['a']
+    """
 
 
 ScriptItem: TypeAlias = T | Event[T] | Watermark | Crash | Pause | End

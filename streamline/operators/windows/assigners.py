@@ -19,7 +19,11 @@ from streamline.errors import UsageError
 
 
 class WindowBounds(NamedTuple):
-    """First millisecond of a window, and the first behind it."""
+    """First millisecond of a window, and the first behind it; since the epoch.
+
+    >>> WindowBounds(0, 10_000).end
+    10000
+    """
 
     start: int
     end: int
@@ -32,6 +36,13 @@ class Tumbling:
     Args:
         size: Length of a window.
         offset: Windows begin at multiples of the size plus this.
+
+    Raises:
+        UsageError: For a duration that is none, or a size of zero.
+
+    >>> import streamline as sl
+    >>> sl.Tumbling("1d", offset="2h").size  # days that begin at two o'clock UTC
+    '1d'
     """
 
     size: Duration
@@ -50,6 +61,13 @@ class Sliding:
         size: Length of a window.
         every: From the beginning of one to the next; not longer than the size.
         offset: Windows begin at multiples of ``every`` plus this.
+
+    Raises:
+        UsageError: For a duration that is none or zero, or an ``every`` that is longer.
+
+    >>> import streamline as sl
+    >>> sl.Sliding("1m", every="10s").every  # each record is in six windows
+    '10s'
     """
 
     size: Duration
@@ -69,7 +87,18 @@ class Sliding:
 
 @dataclass(frozen=True)
 class Session:
-    """Windows of activity: they end when a key has been silent for ``gap``."""
+    """Windows of activity: they end when a key has been silent for ``gap``.
+
+    Args:
+        gap: How long a silence ends it; the window's end is so long behind its last record.
+
+    Raises:
+        UsageError: For a duration that is none, or zero.
+
+    >>> import streamline as sl
+    >>> sl.Session("30m").gap
+    '30m'
+    """
 
     gap: Duration
 

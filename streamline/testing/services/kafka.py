@@ -65,8 +65,16 @@ class KafkaBroker(Service):
     Raises:
         ServiceUnavailableError: On start, if it cannot be had.
 
-    >>> with KafkaBroker() as broker:  # doctest: +SKIP
-    ...     source = KafkaSource(broker.servers, topic="orders", format=sl.Json())
+    >>> import streamline as sl
+    >>> from streamline.connectors.kafka import KafkaSource
+    >>> broker = KafkaBroker(users={"ann": "secret"}, tls=True)  # nothing runs yet
+    >>> source = KafkaSource(broker.servers, topic="orders", format=sl.Json())
+    >>> with broker:  # doctest: +SKIP
+    ...     broker.pause()
+    ...     broker.resume()
+    ...     broker.kill()
+    ...     broker.start()
+    ...     print(broker.ca_file)
     """
 
     def __init__(

@@ -43,8 +43,12 @@ class PostgresServer(Service):
     Raises:
         ServiceUnavailableError: On start, if it cannot be had.
 
-    >>> with PostgresServer() as server:  # doctest: +SKIP
-    ...     sink = PostgresSink(server.dsn, table="spend")
+    >>> from streamline.connectors.postgres import PostgresSink
+    >>> server = PostgresServer(password="secret")  # nothing runs yet
+    >>> sink = PostgresSink(server.dsn, table="spend")
+    >>> with server:  # doctest: +SKIP
+    ...     server.stop()
+    ...     server.start()
     """
 
     def __init__(self, *, durable: bool = False, password: str | None = None) -> None:

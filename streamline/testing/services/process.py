@@ -28,7 +28,17 @@ _SHOWN_BYTES = 2_000
 
 
 class ServiceUnavailableError(StreamlineError):
-    """A server for tests cannot be had on this machine; the message says why."""
+    """A server for tests cannot be had on this machine; the message says why.
+
+    >>> from streamline.testing.services import KafkaBroker
+    >>> def broker_or_reason() -> KafkaBroker | str:
+    ...     broker = KafkaBroker()
+    ...     try:
+    ...         broker.start()
+    ...     except ServiceUnavailableError as error:
+    ...         return f"not on this machine: {error}"
+    ...     return broker
+    """
 
 
 def free_port() -> int:
