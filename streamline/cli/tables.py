@@ -21,8 +21,8 @@ from streamline.plural import counted
 
 Row = tuple[str, ...]
 _STYLES = {"running": "green", "finished": "green", "failed": "red", "canceled": "dim"}
-_STYLES |= {"stopped": "dim"} | dict.fromkeys(
-    ("starting", "recovering", "rescaling", "stopping"), "yellow"
+_STYLES |= {"stopped": "dim", "ended": "dim", "lost": "red"} | dict.fromkeys(
+    ("waiting", "starting", "recovering", "rescaling", "stopping"), "yellow"
 )
 _NUMBERS = frozenset(("parallelism", "records in", "in", "out", "restarts", "worker", "pid"))
 _PARTS = ("busy", "idle", "backpressured")
@@ -59,7 +59,10 @@ def show_job(job: dict[str, Any]) -> None:
         show_table(head, [_task(task) for task in job["tasks"]])
     if job["workers"]:
         print()
-        workers = [(str(one["id"]), str(one["pid"]), one["state"]) for one in job["workers"]]
+        workers = [
+            (str(one["id"]), "-" if one["pid"] is None else str(one["pid"]), one["state"])
+            for one in job["workers"]
+        ]
         show_table(("worker", "pid", "state"), workers)
 
 

@@ -129,7 +129,7 @@ class TaskModel(BaseModel):
 
     node: str
     index: int
-    state: str
+    state: str = Field(description="waiting, starting, running or ended.")
     worker: int
     records_in: int
     records_out: int
@@ -155,8 +155,8 @@ class WorkerModel(BaseModel):
     """A worker process."""
 
     id: int
-    pid: int
-    state: str
+    pid: int | None = Field(description="None if it has no process just now.")
+    state: str = Field(description="starting, running or lost.")
 
 
 class JobModel(BaseModel):
