@@ -313,6 +313,10 @@ class Guarantee(StrEnum):
     EXACTLY_ONCE = "exactly-once"
 
 
+def _no_probe(point: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class WriterContext:
     """What a writer is told when it is opened.
@@ -335,6 +339,8 @@ class WriterContext:
         took_over: An earlier attempt of this run has been at work, so it has taken over from
             the runs before it. Who holds its place now is of a newer run, and this one has to
             give way: raise FencedError.
+        probe: Called with the name of a point where a crash is worth a test; does nothing in
+            production.
 
     A task makes it; so does a test that drives a writer by hand:
 
@@ -365,6 +371,7 @@ class WriterContext:
     checkpoint_interval_ms: int | None = None
     whole_run: str = ""
     took_over: bool = False
+    probe: Callable[[str], None] = _no_probe
 
 
 class SinkWriter(ABC, Generic[T]):

@@ -369,6 +369,7 @@ class Task:
             checkpoint_interval_ms=self._services.config.checkpoint_every_ms,
             clock=self._services.clock,
             counters=self._chain.counters[node],
+            probe=lambda point: self._services.probe(point, self.id, restore.epoch),
         )
 
     # ------------------------------------------------------------------ steps
