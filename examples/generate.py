@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from streamline.plural import counted
+
 BEGIN_MS = 1_760_000_000_000
 USERS = 1_000
 FILES = 4
@@ -78,7 +80,7 @@ def main() -> None:
     if given.events < 0 or given.files < 1 or not 0 <= given.late <= 1:
         parser.error("--events must not be negative, --files at least 1, --late from 0 to 1")
     generate(given.folder, given.events, files=given.files, seed=given.seed, late=given.late)
-    print(f"{given.events:,} orders in {given.files} files in {given.folder}")
+    print(f"{counted(given.events, 'order')} in {counted(given.files, 'file')} in {given.folder}")
 
 
 if __name__ == "__main__":

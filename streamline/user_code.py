@@ -14,6 +14,7 @@ from typing import Any
 
 from streamline.batch import Batch
 from streamline.errors import UserFunctionError
+from streamline.plural import counted
 
 _PACKAGE = Path(__file__).resolve().parent
 # In a checkout the connectors stand beside the package.
@@ -69,19 +70,21 @@ def user_error(
 
 
 def blame(
-    operator: str, error: Exception, function: Callable[[Any], Any], batch: Batch
+    operator: str, error: Exception, batch: Batch, *, function: Callable[[Any], Any]
 ) -> UserFunctionError:
     """Wrap what was raised somewhere in a batch: for the first record on which it is again.
 
     Args:
         operator: Name of the node.
         error: What was raised.
-        function: What is done with each record.
-        batch: All of them.
+        batch: All records.
+        function: What is done with each.
     """
     for record in batch.to_rows().values:
         try:
             function(record)
         except Exception as found:  # noqa: BLE001 - the user's
             return user_error(operator, found, record)
-    return user_error(operator, error, None, meanwhile=f"it was given {len(batch)} records")
+    return user_error(
+        operator, error, None, meanwhile=f"it was given {counted(len(batch), 'record')}"
+    )

@@ -42,6 +42,7 @@ PURE = [
     "streamline/messages.py",
     "streamline/operators",
     "streamline/plan.py",
+    "streamline/plural.py",
     "streamline/record.py",
     "streamline/runtime/align.py",
     "streamline/runtime/chain.py",

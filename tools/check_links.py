@@ -43,7 +43,7 @@ def main() -> None:
     found = [problem for file in sorted(files) for problem in dead_links(file)]
     for problem in found:
         print(problem)
-    print(f"{len(files)} documents, {len(found)} dead links")
+    print(f"documents: {len(files)}, dead links: {len(found)}")
     sys.exit(1 if found else 0)
 
 

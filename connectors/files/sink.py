@@ -18,6 +18,7 @@ from streamline.batch import Batch
 from streamline.errors import ConnectorError, UsageError
 from streamline.formats import Format
 from streamline.io import Committable, Guarantee, Sink, SinkWriter, WriterContext
+from streamline.plural import counted
 
 T = TypeVar("T")
 PENDING = ".pending"
@@ -215,8 +216,9 @@ class FileWriter(SinkWriter[T]):
             return
         if self._sink.if_exists == "fail":
             raise ConnectorError(
-                f"sink {self._context.node!r}: {self._folder} holds {len(old)} files of an earlier "
-                'run; remove them, or give FileSink if_exists="replace" or "append"'
+                f"sink {self._context.node!r}: {self._folder} holds {counted(len(old), 'file')} "
+                'of an earlier run; remove what is there, or give FileSink if_exists="replace" or '
+                '"append"'
             )
         for path in old:
             path.unlink(missing_ok=True)

@@ -26,6 +26,7 @@ from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, Source, SourceReader
 from streamline.messages import MIN_TIMESTAMP
+from streamline.plural import counted
 
 T = TypeVar("T")
 _OPEN_FILES = 64
@@ -349,8 +350,8 @@ class FileReader(SourceReader[T]):
         size = Path(stripe.path).stat().st_size
         if size < least:
             raise ConnectorError(
-                f"the file {stripe.path!r} has become shorter ({size} bytes, was {least} at "
-                "least); a file may grow but not be rewritten"
+                f"the file {stripe.path!r} has become shorter ({counted(size, 'byte')}, was at "
+                f"least {least:,}); a file may grow but not be rewritten"
             )
 
     def _values(self, partition: _Partition, start: int) -> tuple[list[bytes], int]:

@@ -31,6 +31,11 @@ _EXTRA = (
     "the commands of a cluster need more; install it by: pip install 'streamline-engine[cluster]'"
 )
 
+_MISSING = (
+    "a job's file takes along what it imports by name from beside it; give a folder with a job.py "
+    "to send all in it, and --requirements for packages"
+)
+
 
 def at_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
     """``--cluster`` and ``--json``."""
@@ -171,7 +176,11 @@ def submit(
     cluster: str | None,
     as_json: bool,
 ) -> None:
-    """Have the cluster run the job in FILE, or in FILE's folder; prints the job's id."""
+    """Have the cluster run the job in FILE; prints the job's id.
+
+    Modules and packages beside FILE that it imports go along. For a folder with a job.py in it,
+    all of it does, but for what is hidden and virtual environments.
+    """
     given = parse_params(params)
     every_ms = positive_duration_ms(checkpoint_every, "--checkpoint-every")
     limit = 0 if memory_limit is None else size_bytes(memory_limit, "--memory-limit")
@@ -201,7 +210,12 @@ def submit(
             "origin": str(Path(origin).absolute()) if origin and "://" not in origin else origin,
         }
         # A lost answer must not make two jobs of one.
-        job = client.post("/v1/jobs", body, key or str(uuid.uuid4()))
+        try:
+            job = client.post("/v1/jobs", body, key or str(uuid.uuid4()))
+        except UsageError as error:
+            if "ModuleNotFoundError" in str(error):
+                error.args = (f"{error}; {_MISSING}",)
+            raise
         print(json.dumps(job) if as_json else job["id"])
 
 

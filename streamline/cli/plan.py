@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.table import Table
 
 from streamline.cli.options import job_arguments, job_spec
-from streamline.cli.progress import count
 from streamline.coordinator.fit import compare
 from streamline.engines.statedir import newest_checkpoint
 from streamline.graph import JobGraph
 from streamline.io import Sink, Source
 from streamline.plan import ExecutionPlan, make_plan
+from streamline.plural import counted
 
 
 @click.command()
@@ -82,7 +82,7 @@ def _tell_plan(
 
 
 def _show(console: Console, graph: JobGraph, laid_out: ExecutionPlan, parallelism: int) -> None:
-    console.print(f"job [bold]{graph.name}[/bold], {count(len(laid_out.tasks()), 'task')}")
+    console.print(f"job [bold]{graph.name}[/bold], {counted(len(laid_out.tasks()), 'task')}")
     nodes = Table("node", "kind", "parallelism", "fed by", box=None, pad_edge=False)
     for node in graph.topological():
         fed = [f"{edge.source} ({edge.partitioning})" for edge in graph.inputs(node.id)]

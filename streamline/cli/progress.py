@@ -17,6 +17,7 @@ from rich.text import Text
 
 from streamline.cli.streams import silence, tell
 from streamline.coordinator.status import JobStatus
+from streamline.plural import counted
 
 _TERMINAL_EVERY_S = 0.2
 _PIPE_EVERY_S = 5.0
@@ -90,7 +91,7 @@ class ProgressLine:
             self._last = (now, status.records_in)
         parts = [
             f"{status.name} {status.state}",
-            f"{status.records_in:,} records in ({self._rate:,.0f}/s)",
+            f"{counted(status.records_in, 'record')} in ({self._rate:,.0f}/s)",
             f"{status.records_out:,} out",
         ]
         parts += side_counts(status)
@@ -115,15 +116,6 @@ def _event_time(watermark_ms: int) -> str:
     return f"event time {at:%Y-%m-%d %H:%M:%S}"
 
 
-def count(number: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> count(1, "restart"), count(2_000, "record")
-    ('1 restart', '2,000 records')
-    """
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
-
-
 def side_counts(status: JobStatus) -> list[str]:
     """What went another way than the rest, if anything did."""
     late, future = status.total("late"), status.total("future")
@@ -131,6 +123,6 @@ def side_counts(status: JobStatus) -> list[str]:
     return [
         *([f"{late:,} late"] if late else []),
         *([f"{skipped:,} skipped"] if skipped else []),
-        *([count(dead, "dead letter")] if dead else []),
+        *([counted(dead, "dead letter")] if dead else []),
         *([f"{future:,} too far ahead in time"] if future else []),
     ]

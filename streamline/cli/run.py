@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from streamline.cli.options import job_arguments, job_spec
-from streamline.cli.progress import ProgressLine, count, side_counts
+from streamline.cli.progress import ProgressLine, side_counts
 from streamline.cli.signals import HeldSignals
 from streamline.cli.streams import tell
 from streamline.config import RuntimeConfig, positive_duration_ms
@@ -30,6 +30,7 @@ from streamline.errors import JobFailedError, UsageError
 from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
 from streamline.plan import make_plan
+from streamline.plural import counted
 from streamline.state.rocksdb import open_rocksdb
 from streamline.state.store import DirectoryStore
 
@@ -250,10 +251,10 @@ def _sum_up(status: JobStatus, seconds: float, state: StateDir) -> None:
     if status.state == JobState.FAILED and not status.records_in:
         return  # the error says it all
     rate = status.records_in / seconds if seconds > 0 else 0
-    counts = f"{count(status.records_in, 'record')} in, {status.records_out:,} out"
+    counts = f"{counted(status.records_in, 'record')} in, {status.records_out:,} out"
     counts = ", ".join([counts, *side_counts(status)])
     if status.restarts:
-        counts += f" since the last of {count(status.restarts, 'restart')},"
+        counts += f" since the last of {counted(status.restarts, 'restart')},"
     text = f"job {status.name!r} {status.state}: {counts} in {seconds:.1f} s"
     if not status.restarts:
         text += f" ({rate:,.0f}/s)"

@@ -17,10 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from streamline.plural import counted
+
 Row = tuple[str, ...]
 _STYLES = {"running": "green", "finished": "green", "failed": "red", "canceled": "dim"}
-_STYLES |= {"stopped": "dim"} | dict.fromkeys(
-    ("starting", "recovering", "rescaling", "stopping"), "yellow"
+_STYLES |= {"stopped": "dim", "ended": "dim", "lost": "red"} | dict.fromkeys(
+    ("waiting", "starting", "recovering", "rescaling", "stopping"), "yellow"
 )
 _NUMBERS = frozenset(("parallelism", "records in", "in", "out", "restarts", "worker", "pid"))
 _PARTS = ("busy", "idle", "backpressured")
@@ -41,13 +43,13 @@ def show_job(job: dict[str, Any]) -> None:
     """A job: its facts, its tasks and its workers."""
     _line(f"{job['id']}  {job['name']}  ", job["state"])
     facts = f"parallelism {job['parallelism']}, up {job['uptime_s']:.0f} s, "
-    facts += f"{job['restarts']} restarts, {job['records_in']:,} records in, "
+    facts += f"{counted(job['restarts'], 'restart')}, {counted(job['records_in'], 'record')} in, "
     print(facts + f"{job['records_out']:,} out")
     done = job["last_checkpoint"]
     if done is not None:
         print(
             f"checkpoint {done['epoch']}: {done['age_s']:.1f} s ago, took "
-            f"{done['duration_s']:.2f} s, {done['size_bytes']:,} bytes"
+            f"{done['duration_s']:.2f} s, {counted(done['size_bytes'], 'byte')}"
         )
     if job["last_error"]:
         print(f"last error: {job['last_error']}")
@@ -57,7 +59,10 @@ def show_job(job: dict[str, Any]) -> None:
         show_table(head, [_task(task) for task in job["tasks"]])
     if job["workers"]:
         print()
-        workers = [(str(one["id"]), str(one["pid"]), one["state"]) for one in job["workers"]]
+        workers = [
+            (str(one["id"]), "-" if one["pid"] is None else str(one["pid"]), one["state"])
+            for one in job["workers"]
+        ]
         show_table(("worker", "pid", "state"), workers)
 
 

@@ -129,7 +129,7 @@ class TaskModel(BaseModel):
 
     node: str
     index: int
-    state: str
+    state: str = Field(description="waiting, starting, running or ended.")
     worker: int
     records_in: int
     records_out: int
@@ -155,8 +155,8 @@ class WorkerModel(BaseModel):
     """A worker process."""
 
     id: int
-    pid: int
-    state: str
+    pid: int | None = Field(description="None if it has no process just now.")
+    state: str = Field(description="starting, running or lost.")
 
 
 class JobModel(BaseModel):
@@ -281,7 +281,7 @@ class _LimitBody:
         await self._app(scope, limited, send)
 
 
-def _problem(status: int, detail: str, trace: str = "", headers: Any = None) -> JSONResponse:
+def _problem(status: int, detail: str, *, trace: str = "", headers: Any = None) -> JSONResponse:
     found = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, trace=trace)
     body = found.model_dump(exclude_defaults=True) | {"type": found.type}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
@@ -352,7 +352,7 @@ def _add_errors(app: FastAPI) -> None:
 
     def of(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def answer(_: Request, error: Exception) -> Response:
-            return _problem(status, str(error), getattr(error, "trace", ""))
+            return _problem(status, str(error), trace=getattr(error, "trace", ""))
 
         return answer
 

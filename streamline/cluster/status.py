@@ -42,8 +42,8 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
             _task(status, task, worker, now_ms) for task, worker in sorted(status.placement.items())
         ],
         "workers": [
-            {"id": worker, "pid": pid, "state": "running"}
-            for worker, pid in sorted(status.workers.items())
+            {"id": worker, "pid": status.workers.get(worker), "state": str(state)}
+            for worker, state in sorted(status.worker_states.items())
         ],
         "counters": status.counters,
         "refused": status.refused,
@@ -62,7 +62,7 @@ def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, A
     return {
         "node": node,
         "index": int(index),
-        "state": "running" if task in status.running else "starting",
+        "state": str(status.task_states[task]),
         "worker": worker,
         "records_in": counted.get("records_in", 0),
         "records_out": counted.get("records_out", 0),

@@ -13,6 +13,7 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from streamline.cluster.sources import files_of_folder, files_of_job
 from streamline.errors import UsageError
 
 MOST_BYTES = 32 << 20
@@ -49,7 +50,7 @@ class Submission:
 
 
 def pack(target: Path) -> tuple[str, str]:
-    """A job's file, or a folder with a ``job.py``, as a submission has it.
+    """A job's file with what it imports from beside it, or a folder with a ``job.py``.
 
     Returns:
         The name of the job's file, and the archive.
@@ -61,13 +62,16 @@ def pack(target: Path) -> tuple[str, str]:
         root, file = target, "job.py"
         if not (target / file).is_file():
             raise UsageError(f"the folder {target} has no job.py; name the job's file")
-        paths = [path for path in sorted(target.rglob("*")) if _wanted(path, target)]
+        paths = files_of_folder(target)
     elif target.is_file():
-        root, file, paths = target.parent, target.name, [target]
+        root, file, paths = target.parent, target.name, files_of_job(target)
     else:
         raise UsageError(f"the job file {str(target)!r} does not exist")
     if len(paths) > _MOST_FILES:
-        raise UsageError(f"{target} has {len(paths)} files, more than the {_MOST_FILES} allowed")
+        with_it = "" if target.is_dir() else "with what it imports from beside it "
+        raise UsageError(
+            f"{target} {with_it}has {len(paths)} files, more than the {_MOST_FILES} allowed"
+        )
     buffer = io.BytesIO()
     try:
         with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -77,7 +81,11 @@ def pack(target: Path) -> tuple[str, str]:
         raise UsageError(f"{target} cannot be read: {error}") from error
     data = base64.b64encode(buffer.getvalue()).decode()
     if len(data) > MOST_BYTES:
-        raise UsageError(f"{target} is larger than the {MOST_BYTES >> 20} MiB allowed")
+        largest = max(paths, key=lambda path: path.stat().st_size).relative_to(root)
+        raise UsageError(
+            f"{target} is larger than the {MOST_BYTES >> 20} MiB allowed (its largest file is "
+            f"{largest}); have the job read such files from where they are"
+        )
     return file, data
 
 
@@ -109,9 +117,3 @@ def unpack(submission: Submission, folder: Path) -> None:
         found = False
     if inside.is_absolute() or ".." in inside.parts or not found:
         raise UsageError(f"the archive has no file {submission.file!r}")
-
-
-def _wanted(path: Path, root: Path) -> bool:
-    parts = path.relative_to(root).parts
-    hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
-    return path.is_file() and not hidden

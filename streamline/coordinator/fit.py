@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from streamline.graph import JobGraph, Node
 from streamline.io import Sink, Source
+from streamline.plural import counted
 from streamline.state.manifest import Manifest
 from streamline.state.schema import Change, changes_of_layout, changes_of_types
 
@@ -48,7 +49,7 @@ class _Held:
     def describe(self, keyed: frozenset[str]) -> str:
         parts = []
         if self.partitions:
-            parts.append(f"positions of {self.partitions} partitions")
+            parts.append(f"positions of {counted(self.partitions, 'partition')}")
         if keyed:
             parts.append(f"keyed state {', '.join(sorted(keyed))}")
         if self.operator:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 
 from streamline.config import RuntimeConfig
 from streamline.coordinator.assignment import make_restores, place_tasks
@@ -25,7 +24,7 @@ from streamline.coordinator.instructions import (
     Tell,
     WriteManifest,
 )
-from streamline.coordinator.lifecycle import ENDED, LEGAL, JobState
+from streamline.coordinator.lifecycle import ENDED, LEGAL, JobState, TaskState
 from streamline.coordinator.pace import Pace
 from streamline.coordinator.restart import RestartStrategy
 from streamline.errors import InvariantError
@@ -482,9 +481,16 @@ class JobMachine:
         return self._placement
 
     @property
-    def running(self) -> AbstractSet[TaskId]:
-        """Tasks that have restored their state and run."""
-        return self._running
+    def task_states(self) -> dict[TaskId, TaskState]:
+        """Where each task is that has been placed."""
+        return {task: self._state_of(task) for task in self._placement}
+
+    def _state_of(self, task: TaskId) -> TaskState:
+        if self.state in ENDED or task in self._finished:
+            return TaskState.ENDED
+        if self._resume_at_ms is not None or self._loading:
+            return TaskState.WAITING
+        return TaskState.RUNNING if task in self._running else TaskState.STARTING
 
     @property
     def last_epoch(self) -> int:

@@ -1,4 +1,4 @@
-"""JobState: the states of a job's life, and which may follow which.
+"""JobState: the states of a job's life, and which may follow which; TaskState: where a task is.
 
 Pure: a table and nothing else. Who moves a job along it (the machine of one attempt after the
 other, the service that keeps many jobs) stands elsewhere.
@@ -59,3 +59,12 @@ LEGAL: dict[JobState, set[JobState]] = {
 }
 
 ENDED = frozenset({JobState.STOPPED, JobState.FINISHED, JobState.FAILED, JobState.CANCELED})
+
+
+class TaskState(StrEnum):
+    """Where a task is: waiting -> starting -> running -> ended, and back when an attempt fails."""
+
+    WAITING = "waiting"  # its attempt has failed; the next one will start it
+    STARTING = "starting"  # its worker has been told to restore its state
+    RUNNING = "running"
+    ENDED = "ended"

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from streamline.plural import counted
+
 
 class RestartStrategy:
     """Decides about restarts.
@@ -50,7 +52,7 @@ class RestartStrategy:
     @property
     def budget(self) -> str:
         """The budget in words."""
-        return f"{self._budget} restarts in {self._window_ms / 1000:g} s"
+        return f"{counted(self._budget, 'restart')} in {self._window_ms / 1000:g} s"
 
     def progressed(self) -> None:
         """A checkpoint was completed: the next failure is another one, and waits the least."""

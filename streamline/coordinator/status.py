@@ -7,9 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from streamline.coordinator.checkpoints import CompletedCheckpoint
-from streamline.coordinator.lifecycle import JobState
+from streamline.coordinator.lifecycle import JobState, TaskState
+
+
+class WorkerState(StrEnum):
+    """Where a worker is: starting -> running -> lost, and starting again."""
+
+    STARTING = "starting"  # there is a process, which has not said yet that it can take tasks
+    RUNNING = "running"
+    LOST = "lost"  # its process has ended, or could not be started; another will be
 
 
 @dataclass
@@ -28,8 +37,9 @@ class JobStatus:
         checkpoint: The last complete one.
         tasks: By task: what it has counted in this attempt.
         placement: Worker of each task.
-        running: Tasks that run.
-        workers: Process id of each worker.
+        task_states: Where each task is.
+        workers: Process id of each worker that has a process.
+        worker_states: Where each worker is, also one that has none just now.
         refused: Connections by strangers that were turned away.
         reason: Why it ended, if it failed.
         trace: The traceback behind that.
@@ -47,8 +57,9 @@ class JobStatus:
     checkpoint: CompletedCheckpoint | None = None
     tasks: dict[str, dict[str, int]] = field(default_factory=dict)
     placement: dict[str, int] = field(default_factory=dict)
-    running: set[str] = field(default_factory=set)
+    task_states: dict[str, TaskState] = field(default_factory=dict)
     workers: dict[int, int] = field(default_factory=dict)
+    worker_states: dict[int, WorkerState] = field(default_factory=dict)
     refused: int = 0
     reason: str = ""
     trace: str = ""

@@ -14,6 +14,7 @@ from streamline.errors import UsageError
 from streamline.graph import JobGraph
 from streamline.io import Layout, Source
 from streamline.keys import DEFAULT_MAX_PARALLELISM
+from streamline.plural import counted
 
 T = TypeVar("T")
 
@@ -109,7 +110,7 @@ class Job:
         return Stream(self._builder, node)
 
     def __repr__(self) -> str:
-        return f"Job({self.name!r}, {len(self.graph().nodes)} nodes)"
+        return f"Job({self.name!r}, {counted(len(self.graph().nodes), 'node')})"
 
 
 def as_graph(job: Any) -> JobGraph:

@@ -40,7 +40,7 @@ from streamline.coordinator.instructions import (
 )
 from streamline.coordinator.job import JobMachine
 from streamline.coordinator.lifecycle import JobState
-from streamline.coordinator.status import JobStatus
+from streamline.coordinator.status import JobStatus, WorkerState
 from streamline.engines.pool import MakePool, ProcessPool
 from streamline.engines.restarted import Restarted
 from streamline.errors import (
@@ -469,8 +469,9 @@ class LocalEngine:
         status.restarts = self._earlier_restarts + machine.restarts
         status.checkpoint = machine.checkpoints.completed
         status.placement = {str(task): worker for task, worker in machine.placement.items()}
-        status.running = {str(task) for task in machine.running}
+        status.task_states = {str(task): state for task, state in machine.task_states.items()}
         status.workers = self._pool.pids
+        status.worker_states = {worker: self._state_of(worker) for worker in self._workers}
         status.refused = self._pool.refused + sum(one.refused for one in self._progress.values())
         counters: dict[str, dict[str, int]] = {}
         watermarks: list[int] = []
@@ -493,6 +494,11 @@ class LocalEngine:
             status.counters, status.tasks = counters, tasks
         known = [w for w in watermarks if MIN_TIMESTAMP < w < MAX_TIMESTAMP]
         status.watermark = min(known, default=status.watermark)
+
+    def _state_of(self, worker: int) -> WorkerState:
+        if worker in self._pool.ready:
+            return WorkerState.RUNNING
+        return WorkerState.STARTING if worker in self._pool.pids else WorkerState.LOST
 
     # ------------------------------------------------------------------ instructions
 
@@ -602,7 +608,11 @@ class LocalEngine:
     async def _copy(self, waiting: _Savepoint, manifest: Manifest) -> None:
         try:
             copied = await asyncio.to_thread(
-                export_checkpoint, self._store, manifest, waiting.target, self._settings.live
+                export_checkpoint,
+                self._store,
+                manifest,
+                waiting.target,
+                scratch=self._settings.live,
             )
             if not waiting.done.done():
                 waiting.done.set_result(copied)

@@ -18,6 +18,7 @@ import msgspec
 from streamline.errors import DecodeError, EncodeError, UsageError
 from streamline.formats.base import Format
 from streamline.io import OnError
+from streamline.plural import counted
 
 T = TypeVar("T")
 
@@ -96,7 +97,8 @@ class Csv(Format[T]):
     def _convert(self, row: list[str]) -> T:
         if len(row) != len(self._fields):
             raise DecodeError(
-                f"{len(row)} values instead of {len(self._fields)} ({', '.join(self._fields)})"
+                f"{counted(len(row), 'value')} instead of {len(self._fields)} "
+                f"({', '.join(self._fields)})"
             )
         given: dict[str, Any] = {
             name: None if value == "" and name in self._optional else value

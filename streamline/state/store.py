@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from streamline.errors import CheckpointError
+from streamline.plural import counted
 from streamline.state.manifest import DIGEST_BYTES, Manifest, StateFile, unneeded
 
 _CHUNK = 1 << 20
@@ -118,7 +119,8 @@ class CheckpointStore(ABC):
             raise CheckpointError(f"checkpoint file {file.digest} is missing: {error}") from error
         if size != file.size_bytes:
             raise CheckpointError(
-                f"checkpoint file {file.digest} has {size} bytes, not {file.size_bytes}"
+                f"checkpoint file {file.digest} has {counted(size, 'byte')}, not "
+                f"{file.size_bytes:,}"
             )
 
     def write_manifest(self, manifest: Manifest) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from functools import wraps
 from typing import Any, TypeVar
 
+from streamline.plural import counted
+
 Kit = TypeVar("Kit")
 _LONGEST_S = 60.0
 
@@ -37,6 +39,6 @@ def same_records(got: Iterable[object], wanted: Iterable[object], what: str) -> 
     lost, extra = Counter(map(repr, wanted)), Counter(map(repr, got))
     lost, extra = lost - extra, extra - lost
     assert not lost and not extra, (
-        f"{what}: {sum(lost.values())} records are missing ({list(lost)[:3]}), "
-        f"{sum(extra.values())} are wrong or twice ({list(extra)[:3]})"
+        f"{what}: {counted(sum(lost.values()), 'record')} missing ({list(lost)[:3]}), "
+        f"{sum(extra.values())} wrong or twice ({list(extra)[:3]})"
     )

@@ -131,13 +131,13 @@ class Cluster:
             job, lambda found: found["state"] == "running" and found["records_in"] >= more
         )
 
-    def endless(self, *options):
-        """The id of a new job that runs until it is told to end, and has its first checkpoint."""
+    def endless(self, *options, until=lambda found: found["last_checkpoint"] is not None):
+        """The id of a new job that runs until it is told to end, once it has its checkpoint."""
         self.submitted += 1
         output = self.folder / f"out-{self.submitted}"
         given = ("-p", f"output={output}", "-p", "count=100000000")
         job = self.ok("submit", JOBS / "paced.py", *given, *options)
-        self.until(job, lambda found: found["last_checkpoint"] is not None)
+        self.until(job, until)
         return job
 
     def masters(self):

@@ -78,6 +78,54 @@ def test_one_node_is_rescaled(cluster):
     assert all(type(one["pid"]) is int for one in found["workers"])
 
 
+PIPELINE = """
+import streamline as sl
+from rules import limit
+from streamline.connectors.collection import CollectionSource
+from streamline.connectors.files import FileSink
+
+def small(n):
+    from deep.more import offset
+    return n < limit + offset()
+
+def job(output: str) -> sl.Job:
+    job = sl.Job("beside")
+    stream = job.source("in", CollectionSource([1, 2, 3, 4])).filter(small)
+    stream.sink("out", FileSink(output, format=sl.Json()))
+    return job
+"""
+
+
+def test_what_stands_beside_a_jobs_file_goes_along(cluster, tmp_path):
+    """As far as it is imported; what works in place works in the cluster, or it is told."""
+    (tmp_path / "pipeline.py").write_text(PIPELINE)
+    (tmp_path / "rules.py").write_text("limit = 2\n")
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "more.py").write_text(
+        "from pathlib import Path\n"
+        "def offset():\n"
+        "    return int(Path(__file__).with_name('offset.txt').read_text())\n"
+    )
+    (tmp_path / "deep" / "offset.txt").write_text("1\n")
+    command = ("submit", tmp_path / "pipeline.py", "-p", f"output={tmp_path / 'cluster'}")
+    job = cluster.ok(*command)
+    cluster.until(job, lambda found: found["state"] == "finished")
+    cluster.ok("run", tmp_path / "pipeline.py", "-p", f"output={tmp_path / 'here'}")
+    for place in ("cluster", "here"):
+        lines = [
+            one for path in (tmp_path / place).glob("part-*") for one in path.read_text().split()
+        ]
+        assert sorted(map(int, lines)) == [1, 2]
+    dynamic = "import importlib\nlimit = importlib.import_module('more_rules').limit\n"
+    (tmp_path / "rules.py").write_text(dynamic)
+    (tmp_path / "more_rules.py").write_text("limit = 2\n")
+    status, out, err = cluster.run(*command)
+    assert (status, out) == (2, "")
+    last = err.splitlines()[-1]
+    assert "No module named 'more_rules'" in last
+    assert "takes along what it imports by name from beside it; give a folder with a job.py" in last
+
+
 def test_watching_outlives_the_daemon(cluster):
     """It waits while the cluster is away, goes on, and ends with the job."""
     job = cluster.endless("--checkpoint-every", "200ms")

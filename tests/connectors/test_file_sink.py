@@ -293,7 +293,7 @@ def test_starting_over_may_be_refused(tmp_path):
     sink = FileSink(tmp_path, Text(), if_exists="fail")
     first = begin(sink)
     commit(first, 1, "old")
-    with pytest.raises(ConnectorError, match="holds 1 files of an earlier run; remove them"):
+    with pytest.raises(ConnectorError, match="holds 1 file of an earlier run; remove"):
         begin(sink, run="run2", lineage="life2")
     assert visible(tmp_path) == ["old"]
     begin(sink, run="run2", lineage="life2", node="out2")

@@ -120,5 +120,5 @@ def test_the_kit_finds_a_sink_that_does_not_recover() -> None:
 
             return Sink()
 
-    with pytest.raises(AssertionError, match="recovered: 3 records are missing"):
+    with pytest.raises(AssertionError, match="recovered: 3 records missing"):
         Lossy().test_a_crash_after_prepare_loses_nothing()

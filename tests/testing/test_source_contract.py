@@ -249,7 +249,7 @@ def test_the_kit_finds_a_source_that_reads_again() -> None:
         def expected(self) -> list[int]:
             return [1, 2, 3, 4]
 
-    with pytest.raises(AssertionError, match="1 are wrong or twice"):
+    with pytest.raises(AssertionError, match="1 wrong or twice"):
         Again().test_goes_on_from_every_position()
     with pytest.raises(AssertionError, match="come again"):
         Again().test_what_has_ended_stays_ended()

@@ -24,7 +24,7 @@ from streamline.coordinator.instructions import (
     WriteManifest,
 )
 from streamline.coordinator.job import JobMachine
-from streamline.coordinator.lifecycle import ENDED, JobState
+from streamline.coordinator.lifecycle import ENDED, JobState, TaskState
 from streamline.errors import InvariantError
 from streamline.ids import TaskId
 from streamline.plan import ExecutionPlan
@@ -456,6 +456,39 @@ def test_a_worker_lost_while_running() -> None:
     assert play.says[-1].startswith("worker 0 was killed; trying again in 50 ms")
     play.to_running_again()
     assert (play.machine.generation, play.machine.restarts) == (2, 1)
+
+
+def test_where_tasks_are() -> None:
+    """From what was decided: what has been deployed, confirmed, given up, and has ended."""
+    play = Play()
+    assert play.machine.task_states == {}  # none is placed yet
+    play.to_loading()
+    play.loaded()
+    assert states(play) == ["starting"]
+    play.each(Running, play.tasks[:1])
+    assert play.machine.task_states[play.tasks[0]] == TaskState.RUNNING
+    assert states(play) == ["running", "starting"]
+    play.each(Running, play.tasks[1:])
+    assert states(play) == ["running"]
+    play.lost(0)
+    assert states(play) == ["waiting"]
+    play.ready(0)
+    assert play.tick(CONFIG.restart_max_ms) == "load2"
+    assert states(play) == ["waiting"]
+    play.loaded()
+    play.each(Running)
+    play.machine.stop(play.now)
+    play.taken(1)
+    play.manifest(1)
+    play.committed(1)
+    play.each(Finished, play.tasks[:1])
+    assert states(play) == ["ended", "running"]
+    play.each(Finished, play.tasks[1:])
+    assert states(play) == ["ended"]
+
+
+def states(play: Play) -> list[str]:
+    return sorted(set(map(str, play.machine.task_states.values())))
 
 
 def test_a_worker_lost_during_a_checkpoint_ends_it() -> None:
