@@ -447,6 +447,9 @@ class LocalEngine:
                 return  # it has dropped its tasks; what they had counted still counts
             self._progress[worker] = message
             self._collect()
+            if message.reached:
+                for told in self._machine.on_reached(message.generation, message.reached):
+                    self._carry_out(told)
         else:
             report: Report = message
             try:
