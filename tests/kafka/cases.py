@@ -146,11 +146,6 @@ def killed_in_restores(start, points):
         assert status == 1 and "gave up after 1 restart" in stderr, (point, stderr)
 
 
-def seed():
-    """A new one for each run of the tests, printed when one fails."""
-    return int(os.environ.get("STREAMLINE_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
-
-
 def ended(run, within_s):
     try:
         run.process.wait(within_s)
@@ -179,6 +174,22 @@ def killed_at_random(start, rng, kills):
         killed += status != 0
         if status == 0 or (run.state / "finished").exists():
             return killed
+
+
+def workers_killed_at_random(run, rng, kills, pause_s=(0.1, 0.8)):
+    """Kill single workers of a run at some moments, until it has come to its end.
+
+    Returns:
+        How many were killed; it may end before there were so many.
+    """
+    killed = 0
+    while killed < kills and not ended(run, rng.uniform(*pause_s)):
+        workers = run.workers()
+        if workers:
+            rng.choice(workers).send_signal(signal.SIGKILL)
+            killed += 1
+    run.finish()
+    return killed
 
 
 def replaced_while_it_stands_still(start, within_s):
