@@ -239,6 +239,11 @@ class SourceReader(ABC, Generic[T]):
         """
         return None
 
+    @property
+    def lag_bytes(self) -> int | None:
+        """How many bytes there are that have not been read yet; otherwise as :attr:`lag`."""
+        return None
+
     async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
         """A checkpoint with these positions is complete. For monitoring only; may be missed."""
 
