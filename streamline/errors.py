@@ -41,7 +41,9 @@ class UserFunctionError(StreamlineError):
         trace: The traceback, cut to the user's own frames.
     """
 
-    def __init__(self, message: str, operator: str = "", record: str = "", trace: str = "") -> None:
+    def __init__(
+        self, message: str, *, operator: str = "", record: str = "", trace: str = ""
+    ) -> None:
         super().__init__(message)
         self.operator = operator
         self.record = record

@@ -16,6 +16,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 from streamline.batch import Batch
 from streamline.clock import Clock
 from streamline.errors import UsageError
+from streamline.messages import MAX_TIMESTAMP
 from streamline.record import Record
 
 T = TypeVar("T")
@@ -88,6 +89,10 @@ class Counters:
             total[name] = total.get(name, 0) + value
 
 
+def _nobody() -> int:
+    return MAX_TIMESTAMP
+
+
 @dataclass(frozen=True)
 class ReaderContext:
     """What a reader is told when it is opened.
@@ -104,6 +109,8 @@ class ReaderContext:
         dead_letter: Hand over a record that could not be decoded.
         restored: The job goes on from a checkpoint: a partition without a position is new.
         origins: Whether ``Batch.origins`` is wanted, for dead letters of functions.
+        others: Event time that the slowest of the source's other tasks has reached, as they told
+            last by ``SourceReader.reached``.
 
     A task makes it; so does a test that drives a reader by hand:
 
@@ -134,6 +141,7 @@ class ReaderContext:
     dead_letter: Callable[[DeadLetter], None]
     restored: bool = False
     origins: bool = False
+    others: Callable[[], int] = _nobody
 
 
 class SourceReader(ABC, Generic[T]):
@@ -172,6 +180,11 @@ class SourceReader(ABC, Generic[T]):
     >>> _ = run_job(job)
     >>> sink.records
     [0, 1, 2]
+
+    Its tasks do not wait for each other, and it cannot tell how much there is to read:
+
+    >>> ThreeReader().reached, ThreeReader().lag
+    (None, None)
 
     Attributes:
         active: What may still bring records: names as in ``batch.partition``. The reader keeps
@@ -242,6 +255,15 @@ class SourceReader(ABC, Generic[T]):
     @property
     def lag_bytes(self) -> int | None:
         """How many bytes there are that have not been read yet; otherwise as :attr:`lag`."""
+        return None
+
+    @property
+    def reached(self) -> int | None:
+        """Event time of the slowest partition, if the source's other tasks are to wait for it.
+
+        ``MAX_TIMESTAMP`` when nothing is to be read, for now or for ever; None if the tasks of
+        this source never wait for each other. Asked from another thread.
+        """
         return None
 
     async def checkpoint_committed(self, positions: Mapping[str, Position]) -> None:
@@ -318,6 +340,10 @@ class Guarantee(StrEnum):
     EXACTLY_ONCE = "exactly-once"
 
 
+def _no_probe(point: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class WriterContext:
     """What a writer is told when it is opened.
@@ -340,6 +366,8 @@ class WriterContext:
         took_over: An earlier attempt of this run has been at work, so it has taken over from
             the runs before it. Who holds its place now is of a newer run, and this one has to
             give way: raise FencedError.
+        probe: Called with the name of a point where a crash is worth a test; does nothing in
+            production.
 
     A task makes it; so does a test that drives a writer by hand:
 
@@ -370,6 +398,7 @@ class WriterContext:
     checkpoint_interval_ms: int | None = None
     whole_run: str = ""
     took_over: bool = False
+    probe: Callable[[str], None] = _no_probe
 
 
 class SinkWriter(ABC, Generic[T]):

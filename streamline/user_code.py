@@ -70,15 +70,15 @@ def user_error(
 
 
 def blame(
-    operator: str, error: Exception, function: Callable[[Any], Any], batch: Batch
+    operator: str, error: Exception, batch: Batch, *, function: Callable[[Any], Any]
 ) -> UserFunctionError:
     """Wrap what was raised somewhere in a batch: for the first record on which it is again.
 
     Args:
         operator: Name of the node.
         error: What was raised.
-        function: What is done with each record.
-        batch: All of them.
+        batch: All records.
+        function: What is done with each.
     """
     for record in batch.to_rows().values:
         try:

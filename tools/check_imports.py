@@ -29,6 +29,7 @@ PURE = [
     "streamline/coordinator/instructions.py",
     "streamline/coordinator/job.py",
     "streamline/coordinator/lifecycle.py",
+    "streamline/coordinator/pace.py",
     "streamline/coordinator/restart.py",
     "streamline/coordinator/status.py",
     "streamline/dsl",

@@ -13,7 +13,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from streamline.connectors.kafka.batches import Fetched, Piece
 
-_MOST_RECORDS = 50_000
+_MOST_OF_ONE = 10_000
+"""So many records of a partition are kept until they are taken."""
 _WAIT_MS = 100
 
 
@@ -26,7 +27,6 @@ class FetchedByGetmany(Fetched):
         self._errors: dict[TopicPartition, errors.KafkaError] = {}
         self._positions: dict[TopicPartition, int] = {}
         self._stopped: set[TopicPartition] = set()
-        self._records = 0
         self._arrived = asyncio.Event()
         self._wanted = asyncio.Event()
         self._task = asyncio.ensure_future(self._fetch())
@@ -44,13 +44,12 @@ class FetchedByGetmany(Fetched):
         piece = pieces.popleft()
         if not pieces:
             del self._pieces[partition]
-        self._records -= len(piece.records)
         self._wanted.set()
         return piece
 
     def stop(self, partition: TopicPartition) -> None:
         self._stopped.add(partition)
-        self._records -= sum(len(one.records) for one in self._pieces.pop(partition, ()))
+        self._pieces.pop(partition, None)
 
     async def wait(self, timeout_s: float) -> None:
         self._arrived.clear()
@@ -63,7 +62,6 @@ class FetchedByGetmany(Fetched):
         self._pieces.clear()
         self._errors.clear()
         self._positions.clear()
-        self._records = 0
 
     def failure(self) -> BaseException | None:
         task = self._task
@@ -73,18 +71,24 @@ class FetchedByGetmany(Fetched):
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
+    def _kept(self, partition: TopicPartition) -> int:
+        return sum(len(one.records) for one in self._pieces.get(partition, ()))
+
     async def _fetch(self) -> None:
         consumer = self._consumer
         while True:
             assigned = consumer.assignment()
-            if not assigned or self._records >= _MOST_RECORDS:
+            if all(self._kept(at) >= _MOST_OF_ONE for at in assigned):
                 self._wanted.clear()
                 try:
                     await asyncio.wait_for(self._wanted.wait(), _WAIT_MS / 1000)
                 except TimeoutError:
                     pass
                 continue
-            consumer.pause(*self._stopped & assigned)
+            # One that is held back must not hold back the others by what is kept of it.
+            full = {at for at in assigned if self._kept(at) >= _MOST_OF_ONE} | self._stopped
+            consumer.pause(*full & assigned)
+            consumer.resume(*assigned - full)
             try:
                 found = await consumer.getmany(timeout_ms=_WAIT_MS)
             except errors.OffsetOutOfRangeError as error:
@@ -102,7 +106,6 @@ class FetchedByGetmany(Fetched):
                     self._positions[partition] = behind
                     records = found.get(partition, [])
                     self._pieces.setdefault(partition, deque()).append(Piece(records, behind))
-                    self._records += len(records)
                     self._arrived.set()
 
 

@@ -23,7 +23,7 @@ from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import ConnectorError, DecodeError, OutageError
 from streamline.formats import Format
 from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
-from streamline.messages import MIN_TIMESTAMP
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 T = TypeVar("T")
 _LOOK_AFTER_S = 3.0
@@ -92,11 +92,16 @@ class KafkaReader(SourceReader[T]):
         self._gone = ""
         self._assigned = False
         self._lag: int | None = None
+        self._reached = MIN_TIMESTAMP
         self.active: set[str] = set()
 
     @property
     def lag(self) -> int | None:
         return self._lag
+
+    @property
+    def reached(self) -> int | None:
+        return None if self._source.max_skew_ms is None else self._reached
 
     # ------------------------------------------------------------------ begin and end
 
@@ -298,16 +303,15 @@ class KafkaReader(SourceReader[T]):
         if len(ready) > 1:
             ready.sort(key=lambda one: reached.get(one.name, MIN_TIMESTAMP))
         skew = self._source.max_skew_ms
-        if skew is None or not ready:
+        if skew is None:
             return ready
-        others = [
+        waited_for = [
             reached.get(one.name, MIN_TIMESTAMP)
             for one in self._partitions.values()
             if not one.ended and not fetched.caught_up(one.at, one.offset or 0)
         ]
-        if not others:
-            return ready
-        furthest = min(others) + skew
+        self._reached = min(waited_for, default=MAX_TIMESTAMP)
+        furthest = min(self._reached, self._context.others()) + skew
         return [one for one in ready if reached.get(one.name, MIN_TIMESTAMP) <= furthest]
 
     def _read(self, fetched: Fetched, partition: _Partition) -> Batch | None:

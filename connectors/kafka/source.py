@@ -57,8 +57,10 @@ class KafkaSource(Source[T], Generic[T]):
             does not keep it so long: ``"fail"``, since records are lost, or go on at the
             ``"earliest"`` or ``"latest"`` and say so.
         max_skew: A partition that is further ahead in event time than this is not read until
-            the others have caught up, so that windows need not keep what it is ahead. It needs
-            ``with_timestamps``; partitions without anything to read do not count.
+            the others have caught up, those of other tasks included, so that windows need not
+            keep what it is ahead. It needs ``with_timestamps``; partitions without anything to
+            read do not count. Tasks hear of each other some times a second: leave room for what
+            the job catches up meanwhile.
         give_up_after: How long to try while no broker can be reached, when the job starts.
         fetch_bytes: Most bytes of one partition in one answer.
         security: Encryption, and who we are.

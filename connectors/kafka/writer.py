@@ -126,6 +126,7 @@ class KafkaWriter(SinkWriter[T]):
         prepared = [Prepared.of(stored) for stored in committables]
         if self._settings.exactly_once:
             await self._take_over()
+            self._context.probe("held")
             await self._settle_earlier(prepared)
             mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
             recent = {slot for _, _, index, slot in mine if index == self._context.index}
@@ -144,10 +145,13 @@ class KafkaWriter(SinkWriter[T]):
                     await earlier.close()
             self._spare = asyncio.ensure_future(self._produce(None))
         await self._next()
+        self._context.probe("producing")
 
     async def _settle_earlier(self, prepared: list[Prepared]) -> None:
         await self._commit(prepared)
+        self._context.probe("settled")
         await self._shut_out({one.id for one in prepared})
+        self._context.probe("shut_out")
 
     async def _take_over(self) -> None:
         """Let other runs know that ours writes here now.

@@ -120,8 +120,10 @@ class PostgresWriter(SinkWriter[T]):
             return  # with some, the job promised more before it was changed
         staged = [Staged.of(stored) for stored in committables]
         await self._patience.retry(lambda: self._take_over(staged))
+        self._context.probe("shut_out")
         for one in staged:
             await self._settle(one)
+        self._context.probe("settled")
 
     async def _take_over(self, staged: list[Staged]) -> None:
         """Make the slots of our share ours, and give up what no checkpoint names."""
@@ -136,6 +138,7 @@ class PostgresWriter(SinkWriter[T]):
                 await commits.give_up(connection, self._settings.table, task, slot)
         # Last, since whoever stands still with that row locked has been cut off by now.
         await commits.hold(connection, took_over=context.took_over)
+        context.probe("held")
         await connection.commit()
         mine = sorted(slot for task, slot in named if task == context.index)
         self._slots = max([2, *(slot + 1 for slot in mine)])

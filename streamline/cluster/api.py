@@ -282,7 +282,7 @@ class _LimitBody:
         await self._app(scope, limited, send)
 
 
-def _problem(status: int, detail: str, trace: str = "", headers: Any = None) -> JSONResponse:
+def _problem(status: int, detail: str, *, trace: str = "", headers: Any = None) -> JSONResponse:
     found = Problem(title=HTTPStatus(status).phrase, status=status, detail=detail, trace=trace)
     body = found.model_dump(exclude_defaults=True) | {"type": found.type}
     return JSONResponse(body, status, headers, media_type="application/problem+json")
@@ -353,7 +353,7 @@ def _add_errors(app: FastAPI) -> None:
 
     def of(status: int) -> Callable[[Request, Exception], Awaitable[Response]]:
         async def answer(_: Request, error: Exception) -> Response:
-            return _problem(status, str(error), getattr(error, "trace", ""))
+            return _problem(status, str(error), trace=getattr(error, "trace", ""))
 
         return answer
 

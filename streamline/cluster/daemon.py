@@ -305,7 +305,10 @@ class Daemon:
             status = dict(end.status)
             if job in self.keepers:
                 status["restarts"] = status.get("restarts", 0) + self.keepers[job].restarts
-            self._note(ended(job, state, now_ms, status, end.reason, end.trace))
+            end_of_job = ended(
+                job, state, at_ms=now_ms, status=status, reason=end.reason, trace=end.trace
+            )
+            self._note(end_of_job)
         for worthless in (self.job_folder(job).state / "live", self.job_folder(job).environment):
             shutil.rmtree(worthless, ignore_errors=True)
         self.keepers.pop(job, None)

@@ -209,7 +209,13 @@ def submitted(job: JobRecord) -> dict[str, Any]:
 
 
 def ended(
-    job: str, state: JobState, at_ms: int, status: dict[str, Any], reason: str = "", trace: str = ""
+    job: str,
+    state: JobState,
+    *,
+    at_ms: int,
+    status: dict[str, Any],
+    reason: str = "",
+    trace: str = "",
 ) -> dict[str, Any]:
     """The entry of a job's end."""
     assert state in ENDED

@@ -75,6 +75,7 @@ class Master:
         folder: JobFolder,
         settings: MasterSettings,
         state: StateDir,
+        *,
         make_engine: MakeEngine,
         clock: Clock,
         log: JsonLog | None = None,
@@ -249,7 +250,7 @@ class Master:
         manifest, _ = store.latest_usable()
         if manifest is None:
             raise CheckpointError("the job was stopped before it had a checkpoint to be saved")
-        replace_savepoint(store, manifest, target, self._state.root / "scratch")
+        replace_savepoint(store, manifest, target, scratch=self._state.root / "scratch")
         return {"path": target, "epoch": manifest.epoch}
 
 
@@ -287,6 +288,7 @@ async def _serve(
     folder: JobFolder,
     settings: MasterSettings,
     graph: JobGraph,
+    *,
     state: StateDir,
     log: JsonLog | None,
 ) -> None:
@@ -298,7 +300,7 @@ async def _serve(
         engine.on_signal = lambda: master.suspend()
         return engine
 
-    master = Master(folder, settings, state, make_engine, SystemClock(), log)
+    master = Master(folder, settings, state, make_engine=make_engine, clock=SystemClock(), log=log)
     server = ControlServer(settings.token, master.handle)
     master.refused = lambda: server.refused
     port = await server.open()
@@ -343,7 +345,7 @@ def main() -> None:
             write_json(folder.end, end)
             return
         with closing(state):
-            asyncio.run(_serve(folder, settings, graph, state, log))
+            asyncio.run(_serve(folder, settings, graph, state=state, log=log))
 
 
 if __name__ == "__main__":

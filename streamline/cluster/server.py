@@ -77,14 +77,15 @@ def serve(
     tls = _tls(certificate, key)
     listening = _listen(host, port)
     with listening:
-        asyncio.run(_serve(folder, listening, token, tls, log_json, say))
+        asyncio.run(_serve(folder, listening, tls, token=token, log_json=log_json, say=say))
 
 
 async def _serve(
     folder: Path,
     listening: socket.socket,
-    token: str | None,
     tls: ssl.SSLContext | None,
+    *,
+    token: str | None,
     log_json: bool,
     say: Callable[[str], None],
 ) -> None:

@@ -25,6 +25,7 @@ from streamline.coordinator.instructions import (
     WriteManifest,
 )
 from streamline.coordinator.lifecycle import ENDED, LEGAL, JobState, TaskState
+from streamline.coordinator.pace import Pace
 from streamline.coordinator.restart import RestartStrategy
 from streamline.errors import InvariantError
 from streamline.ids import NodeId, TaskId
@@ -37,6 +38,7 @@ from streamline.runtime.control import (
     Committed,
     Failed,
     Finished,
+    KeepPace,
     Report,
     Running,
     SnapshotDeclined,
@@ -97,6 +99,7 @@ class JobMachine:
         )
         self._tasks = plan.tasks()
         self._sources = {task for stage in plan.stages if stage.is_source for task in stage.tasks()}
+        self._pace = Pace(stage.tasks() for stage in plan.stages if stage.is_source)
         self._placement: dict[TaskId, int] = {}
         self._restores: dict[TaskId, TaskRestore] = {}
         self._running: set[TaskId] = set()
@@ -278,6 +281,13 @@ class JobMachine:
                 self._tell(TaskId(node, index), command)
         return self._take()
 
+    def on_reached(self, generation: int, reached: Mapping[TaskId, int]) -> list[Instruction]:
+        """Source tasks say how far they are in event time, as they do all the time."""
+        if generation == self.generation and self.state in (JobState.RUNNING, JobState.STOPPING):
+            for task, others in self._pace.on_reached(reached).items():
+                self._tell(task, KeepPace(generation, others))
+        return self._take()
+
     def stop(self, now_ms: int) -> list[Instruction]:
         """Asked to stop: drain, checkpoint, commit, end; the job can go on later."""
         if self.state in (JobState.STARTING, JobState.RECOVERING):
@@ -378,6 +388,7 @@ class JobMachine:
         self._source_ended.clear()
         self._finished.clear()
         self._uncommitted.clear()
+        self._pace.reset()
         self._committing = None
         self._draining = None
         self._deployed_ms = now_ms

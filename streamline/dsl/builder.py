@@ -49,7 +49,7 @@ class GraphBuilder:
             name = f"{kind}-{count}"
         return name
 
-    def connect(self, source: Node, target: Node, how: Partitioning, tag: str = MAIN) -> None:
+    def connect(self, source: Node, target: Node, how: Partitioning, *, tag: str = MAIN) -> None:
         """Add an edge."""
         self.graph.edges.append(Edge(source.id, target.id, how, tag))
 

@@ -152,7 +152,7 @@ class Stream(Generic[T]):
         >>> harness.values()
         [6, 8]
         """
-        return self._rows("map", function, on_error, name, parallelism)
+        return self._rows("map", function, on_error=on_error, name=name, parallelism=parallelism)
 
     def filter(
         self,
@@ -173,7 +173,7 @@ class Stream(Generic[T]):
         >>> harness.values()
         [2, 4]
         """
-        return self._rows("filter", function, on_error, name, parallelism)
+        return self._rows("filter", function, on_error=on_error, name=name, parallelism=parallelism)
 
     @overload
     def flat_map(
@@ -214,7 +214,9 @@ class Stream(Generic[T]):
         >>> harness.values()
         ['so', 'far', 'so', 'good']
         """
-        return self._rows("flat_map", function, on_error, name, parallelism)
+        return self._rows(
+            "flat_map", function, on_error=on_error, name=name, parallelism=parallelism
+        )
 
     def map_batch(
         self,
@@ -399,7 +401,7 @@ class Stream(Generic[T]):
         for other in others:
             if other._builder is not self._builder:
                 raise UsageError(f"union {node.id!r}: a stream of another job cannot be joined in")
-            self._builder.connect(other._node, node, other._partitioning, other._tag)
+            self._builder.connect(other._node, node, other._partitioning, tag=other._tag)
         return Stream(self._builder, node)
 
     def rebalance(self, *, name: str | None = None, parallelism: int | None = None) -> Stream[T]:
@@ -457,12 +459,13 @@ class Stream(Generic[T]):
         if not isinstance(sink, Sink):
             raise UsageError(f".sink({name!r}, ...) needs a Sink, not {sink!r:.80}")
         node = self._builder.add("sink", sink, name=name, parallelism=parallelism)
-        self._builder.connect(self._node, node, self._partitioning, self._tag)
+        self._builder.connect(self._node, node, self._partitioning, tag=self._tag)
 
     def _rows(
         self,
         step: RowKind,
         function: Any,
+        *,
         on_error: OnError,
         name: str | None,
         parallelism: int | None,
@@ -479,12 +482,13 @@ class Stream(Generic[T]):
         spec: Body,
         name: str | None,
         parallelism: int | None,
+        *,
         how: Partitioning | None = None,
     ) -> Node:
         """Add a node fed by this stream."""
         kind = spec.kind  # type: ignore[union-attr]
         node = self._builder.add(kind, spec, name=name, parallelism=parallelism)
-        self._builder.connect(self._node, node, how or self._partitioning, self._tag)
+        self._builder.connect(self._node, node, how or self._partitioning, tag=self._tag)
         return node
 
     def _partitioned(
@@ -492,7 +496,9 @@ class Stream(Generic[T]):
     ) -> Stream[T]:
         if name is not None or parallelism is not None:
             name = name or self._builder.free_name(partitioning.value)
-            return Stream(self._builder, self._add(UnionSpec(), name, parallelism, partitioning))
+            return Stream(
+                self._builder, self._add(UnionSpec(), name, parallelism, how=partitioning)
+            )
         return Stream(self._builder, self._node, tag=self._tag, partitioning=partitioning)
 
 
@@ -582,7 +588,7 @@ class KeyedStream(Generic[K, T]):
                 f".window() needs sl.Tumbling, sl.Sliding or sl.Session, not {window!r:.80}"
             )
         lateness_ms = duration_ms(allowed_lateness, "allowed_lateness")
-        return WindowedStream(self._builder, self._node, window, lateness_ms)
+        return WindowedStream(self._builder, self._node, window=window, lateness_ms=lateness_ms)
 
     def reduce(
         self,
@@ -693,6 +699,7 @@ class WindowedStream(Generic[K, T]):
         self,
         builder: GraphBuilder,
         node: Node,
+        *,
         window: Tumbling | Sliding | Session,
         lateness_ms: int,
     ) -> None:

@@ -59,6 +59,7 @@ from streamline.state.store import CheckpointStore
 _SOURCE_POLL_MS = 10
 _DISCOVER_EVERY_MS = 2_000
 _STUCK_MS = 3_600_000
+_PACE_EVERY_MS = 100
 _T = TypeVar("_T")
 
 
@@ -189,7 +190,7 @@ class InlineEngine:
             n for n in graph.nodes if isinstance(n.body, Source) and not n.body.bounded
         ]
         self._known_partitions: dict[NodeId, set[str]] = {}
-        self._discover_at_ms = 0
+        self._discover_at_ms = self._pace_at_ms = 0
         self._loop = asyncio.new_event_loop()
         self._turn = 0
         self._ended: Ended | None = None
@@ -272,6 +273,8 @@ class InlineEngine:
         if self._growing and now >= self._discover_at_ms:
             self._discover(now)
             return
+        if now >= self._pace_at_ms:
+            self._keep_pace(now)
         self._maybe_kill()
         actions = self._actions(now)
         if not actions:
@@ -283,6 +286,18 @@ class InlineEngine:
             action = actions[self._turn % len(actions)]
             self._turn += 1
         action()
+
+    def _keep_pace(self, now: int) -> None:
+        """Tell the tasks of a source how far the others are."""
+        self._pace_at_ms = now + _PACE_EVERY_MS
+        for worker, tasks in self._tasks.items():
+            reached = {
+                running.task.id: at
+                for running in tasks.values()
+                if (at := running.task.reached) is not None
+            }
+            if reached:
+                self._do(self._machine.on_reached(self._generation_of[worker], reached))
 
     def _actions(self, now: int) -> list[Callable[[], None]]:
         """All that could happen next."""

@@ -447,6 +447,9 @@ class LocalEngine:
                 return  # it has dropped its tasks; what they had counted still counts
             self._progress[worker] = message
             self._collect()
+            if message.reached:
+                for told in self._machine.on_reached(message.generation, message.reached):
+                    self._carry_out(told)
         else:
             report: Report = message
             try:
@@ -605,7 +608,11 @@ class LocalEngine:
     async def _copy(self, waiting: _Savepoint, manifest: Manifest) -> None:
         try:
             copied = await asyncio.to_thread(
-                export_checkpoint, self._store, manifest, waiting.target, self._settings.live
+                export_checkpoint,
+                self._store,
+                manifest,
+                waiting.target,
+                scratch=self._settings.live,
             )
             if not waiting.done.done():
                 waiting.done.set_result(copied)

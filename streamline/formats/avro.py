@@ -35,6 +35,7 @@ class _ByRegistry(Format[T]):
     def __init__(
         self,
         type_: Any,
+        *,
         registry: SchemaRegistry | str,
         schema: str | dict[str, Any] | None,
         subject: str | None,
@@ -116,7 +117,9 @@ class Avro(_ByRegistry[T]):
         subject: str | None = None,
         on_error: OnError = "fail",
     ) -> None:
-        super().__init__(type_, registry, schema, subject, on_error)
+        super().__init__(
+            type_, registry=registry, schema=schema, subject=subject, on_error=on_error
+        )
         self._avro = _fastavro()
         self._wanted = None if self.schema is None else self._parsed(self.schema)
         self._writers: dict[int, Any] = {}
@@ -223,7 +226,9 @@ class RegistryJson(_ByRegistry[T]):
     ) -> None:
         if schema is None and type_ is not None:
             schema = msgspec.json.schema(type_)
-        super().__init__(type_, registry, schema, subject, on_error)
+        super().__init__(
+            type_, registry=registry, schema=schema, subject=subject, on_error=on_error
+        )
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
             Any if type_ is None else type_
         )

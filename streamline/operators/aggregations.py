@@ -642,7 +642,7 @@ class AggregateProgram:
     ) -> Exception:
         field = aggregation.field
         assert field is not None, "a record itself cannot raise"
-        return blame(self.node, error, as_function(field), batch)
+        return blame(self.node, error, batch, function=as_function(field))
 
 
 def _shows(name: str, result: str, columns: list[str], loop: str, adds: list[str]) -> list[str]:

@@ -53,7 +53,14 @@ class KeyBy(Operator):
         self._groups = KeyGroups(context.max_parallelism)
 
     def process(self, batch: Batch, out: Output) -> None:
-        done = attempt(batch, self._keyed, self.context, self._on_error, self._explain, out)
+        done = attempt(
+            batch,
+            self._keyed,
+            context=self.context,
+            on_error=self._on_error,
+            explain=self._explain,
+            out=out,
+        )
         if done is not None:
             out.emit(done[1])
 
@@ -84,4 +91,4 @@ class KeyBy(Operator):
         if isinstance(error, StreamlineError) and not callable(key):
             return UsageError(f"{node}: {error}")
         read = as_function(key)
-        return blame(node, error, lambda value: canonical_key(read(value)), batch)
+        return blame(node, error, batch, function=lambda value: canonical_key(read(value)))

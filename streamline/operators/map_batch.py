@@ -46,7 +46,14 @@ class MapBatch(Operator):
         self._on_error: OnError = spec.on_error
 
     def process(self, batch: Batch, out: Output) -> None:
-        done = attempt(batch, self._result, self.context, self._on_error, self._explain, out)
+        done = attempt(
+            batch,
+            self._result,
+            context=self.context,
+            on_error=self._on_error,
+            explain=self._explain,
+            out=out,
+        )
         if done is None:
             return
         batch, result = done

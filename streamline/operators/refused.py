@@ -83,6 +83,7 @@ class Refused:
 def attempt(
     batch: Batch,
     work: Callable[[Batch], T],
+    *,
     context: OperatorContext,
     on_error: OnError,
     explain: Callable[[Exception, Batch], Exception],

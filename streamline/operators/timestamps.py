@@ -75,7 +75,14 @@ class AssignTimestamps(Operator):
 
     def process(self, batch: Batch, out: Output) -> None:
         on_error = self._spec.on_error
-        done = attempt(batch, self._extract, self.context, on_error, self._explain, out)
+        done = attempt(
+            batch,
+            self._extract,
+            context=self.context,
+            on_error=on_error,
+            explain=self._explain,
+            out=out,
+        )
         if done is None:
             return
         batch, timestamps = done
@@ -146,7 +153,7 @@ class AssignTimestamps(Operator):
         node, time = self.context.node, self._spec.time
         if isinstance(error, StreamlineError):
             return UsageError(f"{node}: {error}")
-        return blame(node, error, as_function(time), batch)
+        return blame(node, error, batch, function=as_function(time))
 
     def _highest_of(self, timestamps: Timestamps, now_ms: int) -> int | None:
         """The highest event time that is not too far ahead; the others are counted."""

@@ -58,7 +58,15 @@ class AssignPartitions:
     partitions: list[str]
 
 
-Command: TypeAlias = Trigger | Commit | Abort | AssignPartitions
+@dataclass(frozen=True)
+class KeepPace:
+    """To a source task: how far the slowest of the source's other tasks is in event time."""
+
+    generation: int
+    others: int
+
+
+Command: TypeAlias = Trigger | Commit | Abort | AssignPartitions | KeepPace
 
 
 @dataclass(frozen=True)

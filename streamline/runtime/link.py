@@ -13,7 +13,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from streamline.codec import decode, encode
@@ -99,6 +99,7 @@ class Progress:
         watermarks: Event time of each task.
         tasks: For each task, what it has counted itself: records, and time in ms.
         refused: Connections by strangers that the worker has turned away.
+        reached: Event time of source tasks, where others are to wait for them.
     """
 
     generation: int
@@ -106,6 +107,7 @@ class Progress:
     watermarks: dict[str, int]
     tasks: dict[str, dict[str, int]]
     refused: int = 0
+    reached: dict[TaskId, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

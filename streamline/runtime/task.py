@@ -51,6 +51,7 @@ from streamline.runtime.control import (
     Command,
     Commit,
     Committed,
+    KeepPace,
     Report,
     Running,
     SnapshotDeclined,
@@ -179,6 +180,8 @@ class Task:
         self._unready: list[SinkWriter[Any]] = []
         self._last_barrier = 0
         self._partition_watermarks: dict[str, int] = {}
+        # Until we are told they may be anywhere.
+        self._others = MIN_TIMESTAMP if place.stage.parallelism > 1 else MAX_TIMESTAMP
         self._began_s = self._first_barrier_s = services.clock.monotonic_s()
         self._alignment_ms = 0
         self.idle_s = self.backpressured_s = 0.0
@@ -231,6 +234,11 @@ class Task:
             return self._watermarks.merged.timestamp
         # A copy: another thread may ask.
         return min(tuple(self._partition_watermarks.values()), default=MIN_TIMESTAMP)
+
+    @property
+    def reached(self) -> int | None:
+        """What the reader says under that name, if this is a source task that runs."""
+        return None if self._reader is None or not self._started else self._reader.reached
 
     def deliver(self, command: Command) -> None:
         """Put a command into the inbox."""
@@ -327,6 +335,7 @@ class Task:
                 dead_letter=self._dead.append,
                 restored=restore.restored,
                 origins=self._place.stage.origins,
+                others=lambda: self._others,
             )
         )
         positions = restore.positions.get(node.id, {})
@@ -370,6 +379,7 @@ class Task:
             checkpoint_interval_ms=self._services.config.checkpoint_every_ms,
             clock=self._services.clock,
             counters=self._chain.counters[node],
+            probe=lambda point: self._services.probe(point, self.id, restore.epoch),
         )
 
     # ------------------------------------------------------------------ steps
@@ -513,6 +523,9 @@ class Task:
             if self._held is not None and self._held <= command.epoch:
                 self._held = None
             self._draining = None
+            return _AGAIN
+        if isinstance(command, KeepPace):
+            self._others = command.others
             return _AGAIN
         assert isinstance(command, AssignPartitions) and self._reader is not None
         self._reader.assign(dict.fromkeys(command.partitions))

@@ -267,7 +267,15 @@ class Worker:
                 counted.add_to(counters.setdefault(str(node), {}))
         watermarks = {str(task_id): task.watermark for task_id, task in tasks}
         counted_of = {str(task_id): task.counted() for task_id, task in tasks}
-        return Progress(self._generation, counters, watermarks, counted_of, self._channels.refused)
+        reached = {id_: at for id_, task in tasks if (at := task.reached) is not None}
+        return Progress(
+            self._generation,
+            counters,
+            watermarks,
+            counted_of,
+            self._channels.refused,
+            reached,
+        )
 
 
 def make_probe(script: str) -> Callable[[str, TaskId, int], None]:

@@ -38,7 +38,7 @@ def saved_epoch(target: str) -> int | None:
 
 
 def replace_savepoint(
-    store: CheckpointStore, manifest: Manifest, target: str, scratch: Path
+    store: CheckpointStore, manifest: Manifest, target: str, *, scratch: Path
 ) -> Manifest:
     """As :func:`export_checkpoint`; an older savepoint in that place is given up.
 
@@ -47,7 +47,7 @@ def replace_savepoint(
     Raises:
         CheckpointError: If it cannot be read or written.
     """
-    copy = export_checkpoint(store, manifest, target, scratch)
+    copy = export_checkpoint(store, manifest, target, scratch=scratch)
     other = open_store(target)
     try:
         other.discard_newer(copy.epoch)
@@ -58,7 +58,7 @@ def replace_savepoint(
 
 
 def export_checkpoint(
-    store: CheckpointStore, manifest: Manifest, target: str, scratch: Path
+    store: CheckpointStore, manifest: Manifest, target: str, *, scratch: Path
 ) -> Manifest:
     """Copy a checkpoint with all its files; it is complete when this returns.
 

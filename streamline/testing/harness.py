@@ -401,7 +401,9 @@ class OperatorHarness:
         self._state: HarnessState | None = None
         if self._chain.keyed:
             stage, task = self._pipeline.stage, TaskId(self._pipeline.stage.id, self._index)
-            self._state = HarnessState(task, self._range, stage, self.settings, snapshots)
+            self._state = HarnessState(
+                task, self._range, stage, settings=self.settings, snapshots=snapshots
+            )
         self._chain.open(self._context)
         states: dict[str, list[Any]] = {}
         for snapshot in snapshots:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,11 +71,18 @@ def run_job(
     >>> str(status.state), sorted(sink.records)
     ('finished', [2, 4, 6])
     """
-    if folder is None:
-        with TemporaryDirectory(prefix="streamline-") as temporary:
-            status = _run(job, parallelism, clock, faults, until, Path(temporary), config)
-    else:
-        status = _run(job, parallelism, clock, faults, until, folder, config)
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="streamline-")))
+        status = _run(
+            job,
+            folder,
+            parallelism=parallelism,
+            clock=clock or ManualClock(),
+            faults=_seeded(faults) if isinstance(faults, int) else faults,
+            until=until or (lambda: False),
+            config=config or RuntimeConfig(check_invariants=True),
+        )
     if status.state not in (JobState.FINISHED, JobState.STOPPED):
         error = JobFailedError(f"job {job.name!r} {status.state}: {status.reason}")
         if status.trace:
@@ -85,18 +93,19 @@ def run_job(
 
 def _run(
     job: Job,
-    parallelism: int,
-    clock: Clock | None,
-    faults: Faults | int | None,
-    until: Callable[[], bool] | None,
     folder: Path,
-    config: RuntimeConfig | None,
+    *,
+    parallelism: int,
+    clock: Clock,
+    faults: Faults | None,
+    until: Callable[[], bool],
+    config: RuntimeConfig,
 ) -> JobStatus:
     stopping = False
 
     def probe(point: str, _: TaskId, __: int) -> None:
         nonlocal stopping
-        if point == "committed" and until is not None and not stopping and until():
+        if point == "committed" and not stopping and until():
             stopping = True
             engine.stop()
 
@@ -106,9 +115,9 @@ def _run(
         open_kv=MemoryStore.open,
         directory=folder / "live",
         parallelism=parallelism,
-        config=config or RuntimeConfig(check_invariants=True),
-        clock=clock or ManualClock(),
-        faults=_seeded(faults) if isinstance(faults, int) else faults,
+        config=config,
+        clock=clock,
+        faults=faults,
         probe=probe,
         run=_next_run(folder),
     )

@@ -91,6 +91,7 @@ class HarnessState:
         task: TaskId,
         key_range: KeyGroupRange,
         stage: Stage,
+        *,
         settings: HarnessSettings,
         snapshots: Sequence[OperatorSnapshot],
     ) -> None:

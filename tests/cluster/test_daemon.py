@@ -35,7 +35,7 @@ async def test_an_answer_that_cannot_be_noted_is_noted_later(tmp_path, monkeypat
     said = []
     daemon = Daemon(tmp_path, SystemClock(), say=said.append)
     daemon._note(submitted(record(1)))
-    daemon._note(ended("job-1", JobState.STOPPED, 9, {}))
+    daemon._note(ended("job-1", JobState.STOPPED, at_ms=9, status={}))
     asked = {"id": "op-1", "job": "job-1", "verb": "stop", "arguments": {}}
     daemon._note({"kind": "asked", "operation": asked})
     append, full = daemon._journal.append, [True, True]

@@ -33,7 +33,14 @@ def of(*entries):
 
 
 def finished(number=1, state=JobState.FINISHED):
-    return ended(f"job-{number}", state, 9, {"records_in": 7}, "because", "trace")
+    return ended(
+        f"job-{number}",
+        state,
+        at_ms=9,
+        status={"records_in": 7},
+        reason="because",
+        trace="trace",
+    )
 
 
 def test_the_fewest_entries_give_the_same():

@@ -74,7 +74,11 @@ class Process:
         )  # fmt: skip
         self.engine = FakeEngine(self.state, **options)
         self.master = Master(
-            self.folder, settings, self.state, lambda say: self.engine, SystemClock()
+            self.folder,
+            settings,
+            self.state,
+            make_engine=lambda say: self.engine,
+            clock=SystemClock(),
         )
         self.running = asyncio.ensure_future(self.master.run())
 

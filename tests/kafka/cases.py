@@ -22,6 +22,10 @@ from tests.processes.runner import START_MS, Run
 JOBS = Path(__file__).with_name("jobs.py")
 RECORDS = int(os.environ.get("STREAMLINE_KAFKA_RECORDS", "500000"))
 PARTITIONS = 4
+RESTORE_POINTS = {  # of a sink, in their order
+    "kafka": ["restore", "held", "settled", "shut_out", "producing"],
+    "postgres": ["restore", "held", "shut_out", "settled"],
+}
 WORKER_POINTS = ["barrier", "frozen", "flushed", "prepared", "snapshot", "commit", "committed"]
 
 
@@ -112,15 +116,34 @@ class Case:
             assert places.setdefault(record.key, record.partition) == record.partition
         return found
 
+    def open_transactions(self):
+        """Those that the broker has not ended."""
+        found = asyncio.run(transactions_of(self.servers, self.job))
+        return [one for one in found if one.state in OPEN_STATES]
+
     def check(self):
         found = self.seen()
         missing, wrong = self.wanted - found, found - self.wanted
         assert not missing, f"{missing.total()} are missing, such as {missing.most_common(3)}"
         assert not wrong, f"{wrong.total()} are wrong or twice, such as {wrong.most_common(3)}"
+        assert not self.open_transactions()
         left = asyncio.run(transactions_of(self.servers, self.job))
         assert left, "the broker does not know the ids that the job has used"
-        assert not [one for one in left if one.state in OPEN_STATES]
         assert len(left) <= 12, left  # a bounded pool
+
+
+def killed_in_restores(start, points):
+    """Kill the whole of a job at each of these points of a restore, one life after the other.
+
+    Each time it is restored at another parallelism. Then kill single workers there, until the
+    job gives up. What the lives before have left is never settled to the end.
+    """
+    for life, point in enumerate(points):
+        status, _, stderr = start((1, 3, 2)[life % 3], f"all:{point}@*").end()
+        assert status == -signal.SIGKILL, (point, stderr)
+    for life, point in enumerate(points[2:4]):
+        status, _, stderr = start((3, 2)[life % 2], f"{point}@*", ["--max-restarts", "1"]).end()
+        assert status == 1 and "gave up after 1 restart" in stderr, (point, stderr)
 
 
 def seed():

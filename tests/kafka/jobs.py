@@ -80,3 +80,36 @@ def growing(servers: str, source: str, target: str) -> sl.Job:
     orders = KafkaSource(servers, topic=topics, format=sl.Text())
     job.source("orders", orders).sink("out", KafkaSink(servers, topic=target, format=sl.Text()))
     return job
+
+
+def skewed(servers: str, source: str, target: str, skew: str) -> sl.Job:
+    """Records as they arrive at one task, and windows of them: neither waits for late ones."""
+    job = sl.Job("skewed")
+    orders = KafkaSource(
+        servers, topic=source, format=sl.Json(Order), until="latest", max_skew=skew
+    )
+    stream = job.source("orders", orders).with_timestamps("at", max_out_of_orderness="1s")
+    arrived = stream.rebalance().map(lambda order: {"at": order.at}, parallelism=1, name="arrived")
+    arrived.sink("order", KafkaSink(servers, topic=f"{target}-order", format=sl.Json()))
+    (
+        stream.key_by("user")
+        .window(sl.Tumbling("1m"))
+        .aggregate(total=sl.Sum("amount"), count=sl.Count())
+        .sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="key"))
+    )
+    return job
+
+
+def quiet(servers: str, source: str, target: str) -> sl.Job:
+    """For ever, over partitions some of which bring nothing."""
+    job = sl.Job("quiet")
+    orders = KafkaSource(servers, topic=source, format=sl.Json(Order), max_skew="10s")
+    (
+        job.source("orders", orders)
+        .with_timestamps("at", max_out_of_orderness="1s", idle_after="500ms")
+        .key_by("user")
+        .window(sl.Tumbling("10s"))
+        .aggregate(total=sl.Sum("amount"))
+        .sink("out", KafkaSink(servers, topic=target, format=sl.Json(), key="key"))
+    )
+    return job

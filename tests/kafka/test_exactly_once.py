@@ -7,11 +7,13 @@ import pytest
 
 from streamline.testing.services import KafkaBroker
 from tests.kafka.cases import (
+    RESTORE_POINTS,
     WORKER_POINTS,
     Case,
     ended,
     fill,
     killed_at_random,
+    killed_in_restores,
     replaced_while_it_stands_still,
     seed,
 )
@@ -49,12 +51,13 @@ def test_all_die_at_every_point_and_go_on_at_another_parallelism(case, point, pa
     one.check()
 
 
-def test_all_die_in_the_middle_of_restoring(case):
-    one = case()
-    one.killed("completed@2")
-    for _ in range(2):
-        one.killed("all:restore@0")
-    one.start().finish()
+def test_killed_at_every_point_of_restoring(case):
+    """With transactions pending: those that a checkpoint names, and those that none does."""
+    one = case("copy")
+    one.killed("all:committed@2")
+    assert one.open_transactions()
+    killed_in_restores(one.start, RESTORE_POINTS["kafka"])
+    one.start(2).finish()
     one.check()
 
 

@@ -14,6 +14,7 @@ from streamline.codec import decode, encode
 from streamline.connectors.kafka import KafkaRecord, KafkaSource, reader
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.io import Counters, ReaderContext
+from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
 from tests.kafka.topics import (
     admin_of,
     delete_before,
@@ -51,6 +52,7 @@ class Reading:
             watermarks=self.watermarks,
             dead_letter=self.letters.append,
             restored=restored,
+            others=context.get("others", lambda: MAX_TIMESTAMP),
         )
         self.reader = source.reader()
 
@@ -463,6 +465,38 @@ async def test_a_partition_far_ahead_waits_for_the_others(servers, new_topic):
         reached[behind] = 95_000
         assert reading.chosen() == [behind, ahead]
         assert set(await reading.count(30)) == set(numbers(0, 15) + numbers(100, 115))
+
+
+async def test_a_partition_far_ahead_of_other_tasks_waits_for_them(servers, new_topic):
+    topic = await new_topic(2)
+    mine, empty = f"{topic}/0", f"{topic}/1"
+    reached, others = {mine: 100_000}, [MIN_TIMESTAMP]
+    source = raw(servers, topic, until=None, max_skew="10s")
+    async with Reading(source, watermarks=reached, others=lambda: others[0]) as reading:
+        assert reading.reader.reached == MIN_TIMESTAMP, "nobody knows yet"
+        await send_as_one(servers, topic, numbers(0, 5), 0)
+        await reading.fetched(1)
+        assert reading.chosen() == [], "the others may be anywhere"
+        others[0] = 89_999
+        assert reading.chosen() == []
+        fetched = reading.reader._fetched
+        empty_at = TopicPartition(topic, 1)
+        async with asyncio.timeout(20):
+            while not fetched.caught_up(empty_at, 0):
+                await reading.reader.wait()
+        assert reading.chosen() == []
+        assert reading.reader.reached == 100_000, "the empty one does not count"
+        others[0] = 90_000
+        assert reading.chosen() == [mine]
+        await reading.count(5)
+        reading.take()
+        assert reading.reader.reached == MAX_TIMESTAMP, "it has nothing more to read"
+    assert empty not in reached
+
+
+async def test_tasks_do_not_wait_for_each_other_unless_told_to(servers, topic):
+    async with Reading(raw(servers, topic)) as reading:
+        assert reading.reader.reached is None
 
 
 async def test_the_partition_furthest_behind_is_read_first(servers, new_topic):

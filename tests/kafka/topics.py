@@ -63,6 +63,19 @@ async def send_as_one(servers, name, values, partition=0):
         await (await producer.send_batch(batch, name, partition=partition))
 
 
+async def send_many(servers, name, values, partition=0):
+    """Send many values without keys, in whole batches."""
+    async with producer_of(servers, max_batch_size=1 << 18) as producer:
+        waiting, batch = [], producer.create_batch()
+        for value in values:
+            if batch.append(key=None, value=value, timestamp=None) is None:
+                waiting.append(await producer.send_batch(batch, name, partition=partition))
+                batch = producer.create_batch()
+                batch.append(key=None, value=value, timestamp=None)
+        waiting.append(await producer.send_batch(batch, name, partition=partition))
+        await asyncio.gather(*waiting)
+
+
 async def send_by(producer, name, values, partition=0):
     for value in values:
         keys = value if isinstance(value, dict) else {"value": value}

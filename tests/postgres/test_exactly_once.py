@@ -9,9 +9,11 @@ import pytest
 
 from streamline.testing.services import PostgresServer
 from tests.kafka.cases import (
+    RESTORE_POINTS,
     WORKER_POINTS,
     ended,
     killed_at_random,
+    killed_in_restores,
     replaced_while_it_stands_still,
     seed,
 )
@@ -79,6 +81,14 @@ def case(kafka, database, orders, tmp_path):
 def test_all_die_at_every_point_and_go_on_at_another_parallelism(case, point, parallelism):
     case.killed(f"{point}@2" if point in ("manifest", "completed") else f"all:{point}@2")
     case.start(parallelism).finish()
+    case.check()
+
+
+def test_killed_at_every_point_of_restoring(case):
+    """With rows staged: those that a checkpoint names, and those that none does."""
+    case.killed("all:committed@2")
+    killed_in_restores(case.start, RESTORE_POINTS["postgres"])
+    case.start(2).finish()
     case.check()
 
 

@@ -10,7 +10,6 @@ import asyncio
 import io
 import random
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,6 +37,7 @@ from streamline.errors import StreamlineError
 from streamline.logs import JsonLog
 from streamline.state.store import DirectoryStore
 from tests.simulation.jobs import JOBS
+from tests.simulation.seeds import replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.run import _compare, _memory_folder, undisturbed
 from tests.simulation.virtual import VirtualLoop
@@ -164,7 +164,9 @@ class SimMaster:
                 store=store,
             )
 
-        self.master = Mortal(folder, settings, self.state, engine, world.loop, Told(world))
+        self.master = Mortal(
+            folder, settings, self.state, make_engine=engine, clock=world.loop, log=Told(world)
+        )
         self.master.on_saved = self._saved
         self.running = asyncio.ensure_future(self._run())
 
@@ -622,28 +624,5 @@ def _end(loop: VirtualLoop) -> None:
     loop.close()
 
 
-def main() -> None:
-    """Replay seeds."""
-    import traceback
-
-    first = int(sys.argv[1])
-    last = int(sys.argv[2]) if len(sys.argv) > 2 else first
-    failed = 0
-    for seed in range(first, last + 1):
-        story: list[str] = []
-        try:
-            simulate(seed, story.append)
-        except BaseException:
-            failed += 1
-            print("\n".join(story))
-            traceback.print_exc()
-            print(f"seed {seed} failed; replay: python -m tests.simulation.cluster {seed}")
-        else:
-            if first == last:
-                print("\n".join(story))
-    print(f"{last - first + 1} seeds, {failed} failed")
-    sys.exit(1 if failed else 0)
-
-
 if __name__ == "__main__":
-    main()
+    replay(simulate, "tests.simulation.cluster")

@@ -1,8 +1,6 @@
 """1,000 seeds of a cluster's life; and that broken ones are noticed."""
 
 import itertools
-import os
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,26 +9,12 @@ from streamline.cluster.keeper import Keeper
 from streamline.cluster.master import Master
 from streamline.state.savepoint import saved_epoch
 from tests.simulation.cluster import Mortal, simulate
-
-SEEDS = int(os.environ.get("STREAMLINE_SIM_SEEDS", "1000"))
-CHUNK = 50
-
-
-def failures(first: int) -> list[str]:
-    found = []
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        try:
-            simulate(seed)
-        except BaseException as error:
-            again = f"python -m tests.simulation.cluster {seed}"
-            found.append(f"seed {seed}: {error!r:.300}\n  replay: {again}")
-    return found
+from tests.simulation.seeds import all_failures, is_noticed
 
 
 @pytest.mark.timeout(900)
 def test_every_seed_gives_the_results_of_the_undisturbed_run() -> None:
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = [text for texts in pool.map(failures, range(0, SEEDS, CHUNK)) for text in texts]
+    found = all_failures(simulate, "tests.simulation.cluster")
     assert not found, "\n".join(found)
 
 
@@ -56,7 +40,7 @@ def test_it_notices_orders_that_are_forgotten(monkeypatch: pytest.MonkeyPatch) -
         return await handle(self, verb, arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Master, "handle", forgetful)
-    assert _noticed()
+    assert is_noticed(simulate, 1_000)
 
 
 def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +50,7 @@ def test_it_notices_a_process_that_is_not_replaced(monkeypatch: pytest.MonkeyPat
         return not self.status and await start(self)
 
     monkeypatch.setattr(Keeper, "_start", once)
-    assert _noticed()
+    assert is_noticed(simulate, 1_000)
 
 
 def test_it_notices_a_savepoint_that_is_older_than_the_end_of_the_job(
@@ -80,15 +64,4 @@ def test_it_notices_a_savepoint_that_is_older_than_the_end_of_the_job(
         return export(self, target) if found is None else {"path": target, "epoch": found}
 
     monkeypatch.setattr(Mortal, "_export", lazy)
-    assert _noticed()
-
-
-def _noticed(seeds: int = 1_000) -> bool:
-    """Whether any seed fails; the first that does is enough."""
-    for seed in range(seeds):
-        try:
-            simulate(seed)
-        except BaseException as error:
-            print(f"seed {seed}: {error!r:.200}")
-            return True
-    return False
+    assert is_noticed(simulate, 1_000)

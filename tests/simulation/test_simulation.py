@@ -1,34 +1,16 @@
 """1,000 seeds; and that the simulation notices when the engine is broken."""
 
-import os
-from concurrent.futures import ProcessPoolExecutor
-
 import pytest
 
 from streamline.batch import RowBatch
 from streamline.runtime.align import BarrierAligner
 from tests.simulation.run import Difference, simulate
-
-SEEDS = int(os.environ.get("STREAMLINE_SIM_SEEDS", "1000"))
-CHUNK = 50
-
-
-def failures(first: int) -> list[str]:
-    found = []
-    for seed in range(first, min(first + CHUNK, SEEDS)):
-        try:
-            simulate(seed)
-        except Exception as error:
-            found.append(
-                f"seed {seed}: {error!r:.300}\n  replay: python -m tests.simulation {seed}"
-            )
-    return found
+from tests.simulation.seeds import all_failures, is_noticed
 
 
 @pytest.mark.timeout(900)
 def test_every_seed_gives_the_results_of_the_undisturbed_run() -> None:
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
-        found = [text for texts in pool.map(failures, range(0, SEEDS, CHUNK)) for text in texts]
+    found = all_failures(simulate, "tests.simulation")
     assert not found, "\n".join(found)
 
 
@@ -42,13 +24,7 @@ def test_a_seed_is_the_same_every_time() -> None:
 
 def test_it_notices_when_nothing_is_aligned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BarrierAligner, "is_blocked", lambda self, index: False)
-    broken = 0
-    for seed in range(60):
-        try:
-            simulate(seed)
-        except Exception:
-            broken += 1
-    assert broken >= 1
+    assert is_noticed(simulate, 60)
 
 
 def test_it_notices_a_lost_record(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from streamline.ids import TaskId
 from streamline.plan import ExecutionPlan
 from streamline.runtime.control import (
     Abort,
+    KeepPace,
     AssignPartitions,
     Commit,
     Committed,
@@ -189,6 +190,8 @@ def word(instruction: Instruction) -> str:
             return f"abort{epoch}"
         case Tell(_, task, AssignPartitions(_, _, partitions)):
             return f"assign:{','.join(partitions)}@{task}"
+        case Tell(_, task, KeepPace(_, others)):
+            return f"pace:{others}@{task}"
         case WriteManifest(manifest):
             return f"manifest{manifest.epoch}"
         case Ended(state):
@@ -327,6 +330,20 @@ def test_new_partitions_are_dealt_in_turn_while_running() -> None:
     assert found == "assign:b@in[1] assign:c@in[0] assign:d@in[1]"
     play.lost()
     assert play.said(play.machine.on_partitions("in", ["e"])) == ""
+
+
+def test_source_tasks_are_told_how_far_the_others_are() -> None:
+    play = Play().to_running()
+    first, second = play.sources
+    machine = play.machine
+    play.said(machine.on_reached(1, {first: 10}))
+    assert play.said(machine.on_reached(1, {second: 40})) == "pace:40@in[0] pace:10@in[1]"
+    assert machine.on_reached(0, {first: 50}) == [], "of an attempt before"
+    play.lost()
+    assert machine.on_reached(1, {first: 50}) == [], "between two attempts"
+    play.to_running_again()
+    told = play.said(machine.on_reached(2, {first: 20}))
+    assert "40" not in told, "it does not remember the attempt before"
 
 
 def test_without_checkpoints_only_the_last_is_taken() -> None:
@@ -964,7 +981,7 @@ class Chaos:
         pending = machine.checkpoints.pending
         epoch = random_.choice([pending.epoch if pending else 1, self.epochs[-1], 1])
         start = len(play.all)
-        match random_.choice("tttttrrrRRRSSSSCCCmmMlllLdfFEsePcx"):
+        match random_.choice("tttttrrrRRRSSSSCCCmmMlllLdfFEsePacx"):
             case "t":
                 play.tick()
             case "r":
@@ -1004,6 +1021,8 @@ class Chaos:
                 play.lost(random_.choice(play.workers))
             case "P":
                 play.said(machine.on_partitions("in", ["new"]))
+            case "a":
+                play.said(machine.on_reached(generation, {task: random_.randrange(100)}))
             case "c" if random_.random() < 0.01:
                 play.said(machine.cancel())
             case "x" if random_.random() < 0.02:

@@ -267,7 +267,7 @@ class AlignedWindows(ReachedByGroup):
         self, window: WindowBounds, items: Iterable[tuple[Hashable, Entry]], out: Output
     ) -> None:
         results = self._spec.finish(self._program, items, window)
-        emit_results(results, window.end - 1, self.context.config.batch_rows, out)
+        emit_results(results, window.end - 1, out, batch_rows=self.context.config.batch_rows)
 
     def _expire(self) -> None:
         """Drop the slices of which no window can be updated any more."""
@@ -282,7 +282,7 @@ def _is_combined(batch: Batch) -> TypeGuard[ColumnBatch]:
     return isinstance(batch, ColumnBatch) and batch.record_type is AggregatePartials
 
 
-def emit_results(results: list[Any], timestamp: int, batch_rows: int, out: Output) -> None:
+def emit_results(results: list[Any], timestamp: int, out: Output, *, batch_rows: int) -> None:
     """Emit results that all have one event time, in batches of bounded length."""
     timestamp = min(timestamp, MAX_TIMESTAMP - 1)
     for first in range(0, len(results), batch_rows):
