@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -37,9 +38,16 @@ def written(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("part-*"))
 
 
-def moments(rng: random.Random, whole: int) -> list[float]:
-    """When to kill: how many bytes of results are to be there, one moment in each twentieth."""
-    return [(number + rng.random()) / KILLS * SPREAD * whole for number in range(KILLS)]
+def moments(rng: random.Random, whole: int, output: Path) -> Iterator[float]:
+    """When to kill next: how many bytes of results are to be there.
+
+    Each moment is looked for in what was still to come at the one before, so that the run gets on in
+    between, also where a busy machine had a checkpoint bring much at once.
+    """
+    for left in range(KILLS, 0, -1):
+        there = written(output)
+        step = max(0.0, SPREAD * whole - there) / left
+        yield there + min(2 * rng.random(), left) * step
 
 
 def wait_until_written(run: Run, count: float, rng: random.Random) -> None:
@@ -58,10 +66,10 @@ def goes_on_for(run: Run, seconds: float) -> None:
         run.process.wait(seconds)
 
 
-def restarted(run: Run) -> list[psutil.Process]:
-    """Its workers, once there are both again."""
+def restarted(run: Run, killed: set[int]) -> list[psutil.Process]:
+    """Its workers, once there are both again; one that was killed is seen for a while yet."""
     end = time.monotonic() + 20
-    while len(workers := run.workers()) < 2:
+    while len(workers := [one for one in run.workers() if one.pid not in killed]) < 2:
         assert run.process.poll() is None, run.process.communicate()
         assert time.monotonic() < end, "the workers do not come back"
         time.sleep(0.003)
@@ -81,10 +89,11 @@ def test_one_worker_is_killed_all_over_a_run(
         checkpoint_every=OFTEN,
         options=options,
     )
-    killed = set()
-    for moment in moments(rng, sum(len(line) + 1 for line in wanted.elements())):
+    killed: set[int] = set()
+    whole = sum(len(line) + 1 for line in wanted.elements())
+    for moment in moments(rng, whole, run.output):
         wait_until_written(run, moment, rng)
-        victim = rng.choice(restarted(run))
+        victim = rng.choice(restarted(run, killed))
         victim.send_signal(signal.SIGKILL)
         killed.add(victim.pid)
     summary = run.finish()
@@ -114,7 +123,8 @@ def test_everything_is_killed_all_over_a_run(
         assert run.end()[0] == -signal.SIGKILL
 
     seen = []
-    for index, moment in enumerate(moments(rng, sum(len(x) + 1 for x in wanted.elements()))):
+    whole = sum(len(line) + 1 for line in wanted.elements())
+    for index, moment in enumerate(moments(rng, whole, tmp_path / "out")):
         if index % 5 == 0:  # also while it starts and restores
             run = start()
             run.wait_for("lock")
