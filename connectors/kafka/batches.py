@@ -121,9 +121,14 @@ class Fetched:
             last = self._consumer.highwater(partition)
         return None if last is None else last - offset
 
-    async def reachable(self) -> bool:
-        """Ask the brokers who they are; False if none answers."""
-        answered: bool = await self._consumer._client.force_metadata_update()
+    async def reachable(self, within_s: float) -> bool:
+        """Ask the brokers who they are; False if none answers in time."""
+        try:
+            # aiokafka itself would wait for one that stands still for 40 s.
+            async with asyncio.timeout(within_s):
+                answered: bool = await self._consumer._client.force_metadata_update()
+        except TimeoutError:
+            return False
         return answered
 
     def missing_topic(self) -> str:

@@ -26,9 +26,10 @@ from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 T = TypeVar("T")
-_LOOK_AFTER_S = 3.0
+_LOOK_AFTER_S = 1.0
+_ANSWER_WITHIN_S = 3.0
 _WAIT_S = 0.2
-_GONE_LOOKS = 4
+_GONE_LOOKS = 12
 _TELL_WITHIN_S = 5.0
 _SHOWN_BYTES = 120
 _FOREVER_S = 1e9
@@ -477,7 +478,7 @@ class KafkaReader(SourceReader[T]):
         while self._fetched is not None:
             await asyncio.sleep(_LOOK_AFTER_S)
             self._measure(self._fetched)
-            there = await self._fetched.reachable()
+            there = await self._fetched.reachable(_ANSWER_WITHIN_S)
             if there == away:
                 away = not there
                 state = "is back" if there else "cannot be reached; trying again"

@@ -252,6 +252,7 @@ class KafkaWriter(SinkWriter[T]):
         producer = Producer(
             settings.servers,
             settings.topic,
+            what=self._what,
             slot=slot,
             transactional_id=name,
             timeout_ms=settings.transaction_timeout_ms,

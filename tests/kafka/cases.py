@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -157,6 +158,16 @@ def ended(run, within_s):
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def until_said(run, pattern):
+    """The lines of a run's stderr up to the first that matches; none is read twice."""
+    said = []
+    for line in run.process.stderr:
+        said.append(line)
+        if re.search(pattern, line):
+            return said
+    raise AssertionError(f"it ended without saying {pattern!r}: {''.join(said)}")
 
 
 def killed_at_random(start, rng, kills):
