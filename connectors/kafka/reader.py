@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+import aiokafka
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from streamline.batch import Batch, Origins, RowBatch
-from streamline.connectors.kafka.batches import Fetched, fits
+from streamline.connectors.kafka.batches import Fetched
 from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.fit import lacking
 from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import ConnectorError, DecodeError, OutageError
@@ -130,7 +132,17 @@ class KafkaReader(SourceReader[T]):
             await consumer.stop()
             raise
         self._consumer = consumer
-        self._fetched = fetched_by(consumer, whole_batches=fits())
+        lacks = lacking(consumer)
+        if lacks:
+            log.warning(
+                "streamline: source %r: aiokafka %s is not the one that whole record batches are "
+                "read by (%s), so records are read one by one, several times as slowly; install a "
+                "version that streamline names",
+                self._node,
+                aiokafka.__version__,
+                lacks,
+            )
+        self._fetched = fetched_by(consumer, whole_batches=not lacks)
 
     def assign(self, positions: Mapping[str, Position | None]) -> None:
         begins = not self._assigned and not self._context.restored
