@@ -253,6 +253,11 @@ class SourceReader(ABC, Generic[T]):
         return None
 
     @property
+    def lag_bytes(self) -> int | None:
+        """How many bytes there are that have not been read yet; otherwise as :attr:`lag`."""
+        return None
+
+    @property
     def reached(self) -> int | None:
         """Event time of the slowest partition, if the source's other tasks are to wait for it.
 

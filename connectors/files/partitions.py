@@ -90,6 +90,15 @@ class Stripe:
         before = (offset // self.piece_bytes - self.number) // self.count
         return ((before + 1) * self.count + self.number) * self.piece_bytes
 
+    def left(self, offset: int) -> int:
+        """How many bytes of our pieces there are from an offset on; the end must be known."""
+        if self.count == 1:
+            return max(0, self.end - offset)
+        here = max(0, self.piece_end(offset) - offset) if self.owns(offset) else 0
+        begin, every = self.next_piece(offset), self.piece_bytes * self.count
+        whole, rest = divmod(max(0, self.end - begin), every)
+        return here + whole * self.piece_bytes + min(rest, self.piece_bytes)
+
     def piece_end(self, offset: int) -> int:
         """Where the piece ends that an offset lies in, or the file."""
         if self.count == 1:

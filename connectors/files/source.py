@@ -33,6 +33,7 @@ _OPEN_FILES = 64
 _PIECES_PER_POLL = 16
 _FIRST_LINE_BYTES = 64
 _SHOWN_BYTES = 120
+_MEASURE_EVERY_S = 1.0  # there may be ten thousand files, of each of which the size is asked for
 
 
 class FileSource(Source[T]):
@@ -123,7 +124,11 @@ class FileSource(Source[T]):
         ]
 
     def adopt(self, positions: Mapping[str, Position | None]) -> dict[str, Position | None]:
-        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed."""
+        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed.
+
+        Raises:
+            ConnectorError: If the job now follows a file that was being read in parts.
+        """
         if not self.follow:
             return dict(positions)
         adopted: dict[str, Position | None] = {}
@@ -174,6 +179,8 @@ class FileReader(SourceReader[T]):
         self._fresh: list[str] = []
         self._quiet: set[str] = set()
         self._line_bytes = float(_FIRST_LINE_BYTES)
+        self._measured_s = float("-inf")
+        self._lag_bytes: int | None = None
         self.active: set[str] = set()
 
     async def open(self, context: ReaderContext) -> None:
@@ -184,12 +191,12 @@ class FileReader(SourceReader[T]):
             if name in self._partitions:
                 continue
             partition = _Partition(name, None, follow=self._source.follow)
-            self._partitions[name] = partition
             ended = False
             if position is not None:
                 partition.position, ended = position
             lane = self._lane(partition)
             left = self._lanes.setdefault(lane, set())
+            self._partitions[name] = partition
             if not ended:
                 left.add(name)
                 self.active.add(lane)
@@ -223,6 +230,32 @@ class FileReader(SourceReader[T]):
         for file in self._files.values():
             file.close()
         self._files.clear()
+
+    @property
+    def lag_bytes(self) -> int | None:
+        """Bytes of its files; of a compressed one it is not known how many there are."""
+        if not self._partitions:
+            return None
+        now_s = self._context.clock.monotonic_s()
+        if now_s >= self._measured_s + _MEASURE_EVERY_S:
+            self._measured_s, self._lag_bytes = now_s, self._measure()
+        return self._lag_bytes
+
+    def _measure(self) -> int | None:
+        left = 0
+        for partition in list(self._partitions.values()):  # another thread may add one meanwhile
+            stripe = partition.stripe
+            if partition.name not in self._lanes[self._lane(partition)]:
+                continue
+            try:
+                if stripe.end < 0:
+                    if stripe.path.endswith(COMPRESSED):
+                        return None
+                    stripe = replace(stripe, end=Path(stripe.path).stat().st_size)
+            except OSError:
+                return None  # reading it will tell why
+            left += stripe.left(partition.next_byte())
+        return left
 
     # ------------------------------------------------------------------ choosing
 

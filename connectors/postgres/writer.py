@@ -77,7 +77,7 @@ class PostgresWriter(SinkWriter[T]):
         self._context = context
         settings = self._settings
         self._commits = Commits(
-            context.job, context.node, settings.commits_table, context.whole_run
+            context.job, context.node, settings.commits_table, whole_run=context.whole_run
         )
         self._patience = Patience(
             what=self._what,
@@ -96,7 +96,7 @@ class PostgresWriter(SinkWriter[T]):
         self._filling = await self._connect()
         self._table = await read_table(self._filling, self._what, settings.table)
         if settings.key:
-            await check_key(self._filling, self._what, self._table, settings.key)
+            await check_key(self._filling, self._what, self._table, key=settings.key)
         if settings.exactly_once:
             await self._commits.create(self._filling)
         await self._filling.commit()
@@ -135,7 +135,7 @@ class PostgresWriter(SinkWriter[T]):
             raise FencedError(f"{self._what}: {commits.fenced()}")
         for task, slot, _ in await commits.take_over(connection, context.run, share):
             if (task, slot) not in named:
-                await commits.give_up(connection, self._settings.table, task, slot)
+                await commits.give_up(connection, self._settings.table, task=task, slot=slot)
         # Last, since whoever stands still with that row locked has been cut off by now.
         await commits.hold(connection, took_over=context.took_over)
         context.probe("held")
@@ -223,7 +223,7 @@ class PostgresWriter(SinkWriter[T]):
         token = secrets.token_hex(8)
         staged = Staged(settings.table, context.index, slot, token, 0, self._columns)
         if settings.exactly_once:
-            await commits.begin(connection, context.index, slot, context.run, token)
+            await commits.begin(connection, context.index, slot, run=context.run, token=token)
         if not self._direct:
             if slot in self._made:
                 stage = commits.stage(settings.table, context.index, slot)

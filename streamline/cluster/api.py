@@ -133,8 +133,8 @@ class TaskModel(BaseModel):
     worker: int
     records_in: int
     records_out: int
-    bytes_in: int
-    bytes_out: int
+    bytes_in: int = Field(description="Read from outside, or received, as credits count them.")
+    bytes_out: int = Field(description="Written to outside, or sent, as credits count them.")
     watermark: int | None
     busy: float
     idle: float
@@ -149,6 +149,7 @@ class TaskModel(BaseModel):
     state_entries: int = Field(0, description="Entries of keyed state in memory.")
     state_bytes: int = Field(0, description="Keyed state in the last checkpoint.")
     source_lag: int | None = Field(None, description="Records that are there and not read yet.")
+    source_lag_bytes: int | None = Field(None, description="Bytes, where records are not known.")
 
 
 class WorkerModel(BaseModel):

@@ -17,8 +17,8 @@ _TASK = ["job", "node", "index"]
 _TASK_COUNTERS = {
     "records_in": "Records a task has taken.",
     "records_out": "Records a task has handed on.",
-    "bytes_in": "Bytes a source task has read.",
-    "bytes_out": "Bytes a sink task has written.",
+    "bytes_in": "Bytes a task has read from outside, or received, as credits count them.",
+    "bytes_out": "Bytes a task has written to outside, or sent, as credits count them.",
 }
 _TASK_GAUGES = {
     "busy": "Part of its time that a task worked.",
@@ -29,6 +29,7 @@ _TASK_GAUGES = {
     "state_entries": "Entries of keyed state that a task holds in memory.",
     "state_bytes": "Keyed state of a task in its last checkpoint.",
     "source_lag": "Records that are there and that a source task has not read yet.",
+    "source_lag_bytes": "Bytes that are there and that a source task has not read yet.",
 }
 _TASK_TIMES = {
     "busy_s": "Time that a task has worked.",

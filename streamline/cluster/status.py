@@ -80,6 +80,7 @@ def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, A
         "state_entries": counted.get("state_entries", 0),
         "state_bytes": counted.get("state_bytes", 0),
         "source_lag": counted.get("source_lag"),
+        "source_lag_bytes": counted.get("source_lag_bytes"),
     }
 
 

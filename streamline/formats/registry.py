@@ -31,6 +31,9 @@ class SchemaRegistry:
         timeout_s: How long to wait for an answer; the job stands still meanwhile, once for
             each schema.
 
+    Raises:
+        UsageError: For a url that does not begin with http.
+
     >>> SchemaRegistry("http://localhost:8081/").url
     'http://localhost:8081'
     """

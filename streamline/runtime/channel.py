@@ -28,11 +28,16 @@ def _nothing() -> None:
 
 
 class Sender:
-    """The end that sends."""
+    """The end that sends.
+
+    Attributes:
+        sent_bytes: Size of all batches that were delivered, as credits are spent by it.
+    """
 
     def __init__(self, channel: ChannelId, credits: Credits, deliver: Deliver) -> None:
         self.channel = channel
         self.credits = credits
+        self.sent_bytes = 0
         self.on_room: Callable[[], None] = _nothing
         self._deliver = deliver
         self._outbox: deque[Message] = deque()
@@ -91,6 +96,7 @@ class Sender:
                 if not credits.allow(size):
                     return
                 cost = credits.spend(size)
+                self.sent_bytes += size
             else:
                 cost = FREE
             outbox.popleft()
@@ -98,10 +104,15 @@ class Sender:
 
 
 class Receiver:
-    """The end that receives."""
+    """The end that receives.
+
+    Attributes:
+        received_bytes: Size of all batches that were received, as credits are spent by it.
+    """
 
     def __init__(self, channel: ChannelId, grant: Callable[[Cost], None]) -> None:
         self.channel = channel
+        self.received_bytes = 0
         self.on_message: Callable[[], None] = _nothing
         self._grant = grant
         self._queue: deque[tuple[Message, Cost]] = deque()
@@ -131,7 +142,8 @@ class Receiver:
         """
         if self._queue:
             message, cost = self._queue.popleft()
-            if cost is not FREE and cost.batches:
+            if isinstance(message, Batch):
+                self.received_bytes += message.size_bytes
                 self._grant(cost)
             return message
         if self._state == "closed":

@@ -197,11 +197,12 @@ class Task:
         counters = self._chain.counters
         into, out = counters[first.id], counters[last.id]
         senders = [sender for router in self._place.routers for sender in router.senders]
+        written = sum(counters[node].bytes_out for node in self._chain.writers)
         counted = {
             "records_in": into.records_out if self._source is not None else into.records_in,
             "records_out": out.records_in if isinstance(last.body, Sink) else out.records_out,
-            "bytes_in": into.bytes_in,
-            "bytes_out": out.bytes_out,
+            "bytes_in": into.bytes_in + sum(one.received_bytes for one in self._place.inputs),
+            "bytes_out": written + sum(sender.sent_bytes for sender in senders),
             "up_ms": int((self._services.clock.monotonic_s() - self._began_s) * 1000),
             "idle_ms": int(self.idle_s * 1000),
             "backpressured_ms": int(self.backpressured_s * 1000),
@@ -211,9 +212,9 @@ class Task:
         }
         if self._state is not None:
             counted["state_entries"], counted["state_bytes"] = self._state.size
-        lag = None if self._reader is None else self._reader.lag
-        if lag is not None:
-            counted["source_lag"] = lag
+        if self._reader is not None:
+            lags = {"source_lag": self._reader.lag, "source_lag_bytes": self._reader.lag_bytes}
+            counted |= {name: lag for name, lag in lags.items() if lag is not None}
         return counted
 
     @property

@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 import streamline as sl
+from streamline.clock import ManualClock
 from streamline.codec import decode, encode
 from streamline.connectors.files import FileSource
 from streamline.connectors.files.partitions import Stripe
@@ -618,6 +619,55 @@ def packed_values():
         2.5,
         "",
     ]
+
+
+@pytest.mark.parametrize("split_bytes", [1, 7, 100, 10_000])
+@pytest.mark.parametrize("count", [1, 3])
+def test_lag_is_what_has_not_been_read(tmp_path, split_bytes, count):
+    """In bytes: of all readers together, however files are cut; lines go over the cuts."""
+    clock = ManualClock()
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(numbered(200))
+    whole = 2 * len(numbered(200))
+    source = FileSource(tmp_path, Raw(), split_bytes=split_bytes)
+    with Readers(source, count, batch_rows=13, clock=clock) as readers:
+
+        def lag():
+            clock.advance(1_000)
+            return sum(reader.lag_bytes or 0 for reader in readers.readers)
+
+        before = lag()
+        assert before == whole
+        while readers.active:
+            readers.poll()
+            left = lag()
+            assert left <= before
+            if split_bytes >= 100:  # a line that goes over a cut is read by who has its beginning
+                assert abs(whole - readers.counted("bytes_in") - left) <= 16 * 2 * 8
+            before = left
+        assert before == 0
+
+
+def test_lag_of_files_that_are_followed_or_packed(tmp_path):
+    clock = ManualClock()
+    (tmp_path / "a").write_bytes(b"1\n2\n")
+    with Readers(FileSource(tmp_path, Raw(), follow=True), clock=clock) as readers:
+        (reader,) = readers.readers
+        assert reader.lag_bytes == 4
+        readers.poll()
+        assert reader.lag_bytes == 4  # files are looked at once a second
+        clock.advance(1_000)
+        assert reader.lag_bytes == 0
+        with (tmp_path / "a").open("ab") as file:
+            file.write(b"33\n")
+        clock.advance(1_000)
+        assert reader.lag_bytes == 3
+        (tmp_path / "a").unlink()
+        clock.advance(1_000)
+        assert reader.lag_bytes is None
+    (tmp_path / "b.gz").write_bytes(gzip.compress(b"1\n"))
+    with Readers(FileSource(tmp_path / "b.gz", Raw()), clock=clock) as readers:
+        assert readers.readers[0].lag_bytes is None  # how long it is when unpacked is not known
 
 
 @pytest.mark.parametrize("batch_rows", [1, 2, 7, 1000])

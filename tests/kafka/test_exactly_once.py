@@ -1,11 +1,9 @@
 """Kafka to Kafka, with everything killed that can be: what read_committed sees is the reference."""
 
-import random
-import signal
-
 import pytest
 
 from streamline.testing.services import KafkaBroker
+from tests.chance import chance
 from tests.kafka.cases import (
     RESTORE_POINTS,
     WORKER_POINTS,
@@ -15,8 +13,8 @@ from tests.kafka.cases import (
     killed_at_random,
     killed_in_restores,
     replaced_while_it_stands_still,
-    seed,
     until_said,
+    workers_killed_at_random,
 )
 from tests.services.started import started
 
@@ -73,9 +71,7 @@ def test_all_die_between_the_commits_of_two_tasks(case):
 @pytest.mark.parametrize("job", ["spend", "copy"])
 def test_everything_is_killed_at_random_moments(case, job):
     """Ten times for each job, over as many of its lives as that takes."""
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
+    rng, killed = chance(), 0
     while killed < 10:
         one = case(job)
         killed += killed_at_random(one.start, rng, 10 - killed)
@@ -84,18 +80,11 @@ def test_everything_is_killed_at_random_moments(case, job):
 
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_random_moments(case):
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
+    rng, killed = chance(), 0
     while killed < 20:
         one = case("copy")
         run = one.start(2, options=["--max-restarts", "50"])
-        while killed < 20 and not ended(run, rng.uniform(0.1, 0.8)):
-            workers = run.workers()
-            if workers:
-                rng.choice(workers).send_signal(signal.SIGKILL)
-                killed += 1
-        run.finish()
+        killed += workers_killed_at_random(run, rng, 20 - killed)
         one.check()
 
 

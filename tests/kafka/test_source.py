@@ -285,6 +285,32 @@ async def test_a_topic_that_is_deleted_under_the_source(servers, topic, monkeypa
             await reading.count(6)
 
 
+async def test_lag_is_what_has_not_been_read(servers, new_topic):
+    """Whether the consumer has fetched it already or not, and in all partitions."""
+    topic = await new_topic(2)
+    for partition, count in enumerate((70, 30)):
+        for first in range(0, count, 10):
+            await send_as_one(servers, topic, numbers(first, first + 10), partition)
+    async with Reading(raw(servers, topic, until=None), batch_rows=10) as reading:
+        assert reading.reader.lag is None  # nobody has asked yet
+        await reading.fetched(2)
+
+        def lag():
+            reading.reader._measure(reading.reader._fetched)
+            return reading.reader.lag
+
+        assert lag() == 100 - len(reading.values)
+        while len(reading.values) < 100:
+            before = len(reading.values)
+            await reading.count(before + 1)
+            assert lag() == 100 - len(reading.values)
+        await send_as_one(servers, topic, numbers(0, 25), 1)
+        async with asyncio.timeout(20):
+            while lag() == 0:
+                await asyncio.sleep(0)
+        assert lag() == 25
+
+
 async def test_a_partition_that_is_not_placed_yet_has_no_lag(servers, new_topic, monkeypatch):
     """To ask aiokafka for it would end the task that looks after the brokers."""
     monkeypatch.setattr(reader, "_LOOK_AFTER_S", 0.0)

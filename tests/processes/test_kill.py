@@ -4,7 +4,6 @@ A moment is told by how much of the results stands in part files, not by the clo
 the machine is, the kills lie one after another from the beginning of the run to near its end.
 """
 
-import os
 import random
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chance import chance
 from tests.processes.runner import Run, results
 
 KILLS = 20
@@ -30,11 +30,6 @@ def wanted(large: Path, tmp_path_factory: pytest.TempPathFactory) -> Counter[str
     run = Run("tumbling", tmp_path_factory.mktemp("golden"), input=large)
     run.finish()
     return results(run.output)
-
-
-def seed() -> int:
-    """A new one for each run of the tests, printed when one fails."""
-    return int(os.environ.get("STREAMLINE_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 
 def written(folder: Path) -> int:
@@ -77,8 +72,7 @@ def restarted(run: Run) -> list[psutil.Process]:
 def test_one_worker_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
+    rng = chance()
     options = ["--max-restarts", "50"]
     run = Run(
         *("tumbling", tmp_path),
@@ -104,8 +98,7 @@ def test_one_worker_is_killed_all_over_a_run(
 def test_everything_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
+    rng = chance()
 
     def start() -> Run:
         parallelism = rng.randint(1, 3)

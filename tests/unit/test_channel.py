@@ -42,6 +42,18 @@ def test_order_is_kept_and_credits_come_back() -> None:
     assert sender.credits.left == sender.credits.limit
 
 
+def test_both_ends_count_the_same_bytes() -> None:
+    """Those of batches, whole also where one is larger than all credit; once they are delivered."""
+    sender, receiver = pair(size_bytes=ROW_BYTES_ESTIMATE)
+    sender.send(Watermark(1))
+    sender.send(rows("a", "b", "c"))
+    sender.send(rows("d"))
+    assert sender.sent_bytes == 3 * ROW_BYTES_ESTIMATE  # the other waits for credit
+    assert receiver.received_bytes == 0
+    assert receive_all(receiver) == "Wabcd"
+    assert sender.sent_bytes == receiver.received_bytes == 4 * ROW_BYTES_ESTIMATE
+
+
 def test_barriers_and_watermarks_cost_nothing_but_never_overtake() -> None:
     sender, receiver = pair(batches=1)
     for message in (Barrier(1), rows("a"), Watermark(1), rows("b"), Barrier(2)):
