@@ -126,7 +126,6 @@ class KafkaWriter(SinkWriter[T]):
         prepared = [Prepared.of(stored) for stored in committables]
         if self._settings.exactly_once:
             await self._take_over()
-            self._context.probe("held")
             await self._settle_earlier(prepared)
             mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
             recent = {slot for _, _, index, slot in mine if index == self._context.index}
@@ -252,6 +251,7 @@ class KafkaWriter(SinkWriter[T]):
         producer = Producer(
             settings.servers,
             settings.topic,
+            what=self._what,
             slot=slot,
             transactional_id=name,
             timeout_ms=settings.transaction_timeout_ms,
