@@ -14,7 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streamline.connectors.kafka.client import KafkaSecurity, check_alive, log
+from streamline.connectors.kafka.client import OURS, KafkaSecurity, check_alive, log
 
 _CLOSE_WITHIN_S = 2.0
 _OPEN_WITHIN_S = 10.0
@@ -64,6 +64,7 @@ class Producer:
         self._what, self._servers = what, servers
         self._options: dict[str, Any] = {
             "bootstrap_servers": servers,
+            "client_id": f"{OURS}producer",
             "transactional_id": transactional_id,
             "transaction_timeout_ms": timeout_ms,
             "enable_idempotence": True,

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from streamline.batch import Batch, Origins, RowBatch
 from streamline.connectors.kafka.batches import Fetched
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.fit import lacking
 from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
@@ -118,7 +118,7 @@ class KafkaReader(SourceReader[T]):
         source = self._source
         consumer = AIOKafkaConsumer(
             bootstrap_servers=source.servers,
-            client_id=f"streamline-{self._context.node}-{self._context.index}",
+            client_id=f"{OURS}{self._context.node}-{self._context.index}",
             group_id=source.group,
             enable_auto_commit=False,
             auto_offset_reset="none",

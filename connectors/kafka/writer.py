@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamline.batch import Batch
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.encode import Encoder
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.producer import Producer
@@ -194,7 +194,9 @@ class KafkaWriter(SinkWriter[T]):
         """How many partitions the topic has; checks what can be checked now."""
         settings = self._settings
         admin = AIOKafkaAdminClient(
-            bootstrap_servers=settings.servers, **settings.security.options()
+            bootstrap_servers=settings.servers,
+            client_id=f"{OURS}look",
+            **settings.security.options(),
         )
         try:
             await admin.start()

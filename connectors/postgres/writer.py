@@ -19,6 +19,7 @@ from psycopg import AsyncConnection, sql
 from streamline.batch import Batch
 from streamline.connectors.outage import Patience
 from streamline.connectors.postgres.commits import Commits, Staged
+from streamline.connectors.postgres.refusal import Refusal
 from streamline.connectors.postgres.rows import encode_rows
 from streamline.connectors.postgres.table import Table, check_key, identifier, read_table
 from streamline.errors import (
@@ -59,6 +60,7 @@ class PostgresWriter(SinkWriter[T]):
 
     def __init__(self, settings: WriteSettings) -> None:
         self._settings = settings
+        self._refusal = Refusal(settings.dsn)
         self._filling: AsyncConnection[Any] | None = None
         self._settling: AsyncConnection[Any] | None = None
         self._table: Table | None = None
@@ -107,7 +109,7 @@ class PostgresWriter(SinkWriter[T]):
         try:
             return await AsyncConnection.connect(self._settings.dsn, application_name=name)
         except psycopg.OperationalError as error:
-            if refuses(error):
+            if await self._refusal.met(error):
                 text = " ".join(str(error).split())
                 raise ConnectorError(
                     f"{self._what}: PostgreSQL does not let us in: {text}; correct dsn=, or what "
@@ -312,26 +314,6 @@ class PostgresWriter(SinkWriter[T]):
             raise kind(f"{self._what}, table {table!r}: {explain(error)}") from error
         except StreamlineError as error:
             raise type(error)(f"{self._what}: {error}") from error
-
-
-_REFUSALS = (
-    "authentication failed",
-    "no password supplied",
-    "pg_hba.conf",
-    "does not exist",
-    "is not permitted to log in",
-    "permission denied for database",
-    "certificate verify failed",
-    "server does not support SSL",
-)
-
-
-def refuses(error: psycopg.OperationalError) -> bool:
-    """Whether a server that was reached will not have us; it would not a second time either.
-
-    By its words: psycopg has no code for what happens while a connection is made.
-    """
-    return any(words in str(error) for words in _REFUSALS)
 
 
 def explain(error: BaseException) -> str:
