@@ -6,9 +6,13 @@ import os
 
 import pytest
 
+from streamline.config import CHECKS_VARIABLE
 from streamline.testing.services import KafkaBroker, PostgresServer
 from tests.avro.registry import Registry
 from tests.services.started import started
+
+
+os.environ[CHECKS_VARIABLE] = "1"  # whatever runs a job in processes of its own takes it on
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from contextlib import closing
@@ -20,7 +21,7 @@ from streamline.cli.options import job_arguments, job_spec
 from streamline.cli.progress import ProgressLine, side_counts
 from streamline.cli.signals import HeldSignals
 from streamline.cli.streams import tell
-from streamline.config import RuntimeConfig, positive_duration_ms
+from streamline.config import RuntimeConfig, checks_wanted, positive_duration_ms
 from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.inline import InlineEngine
@@ -87,6 +88,11 @@ CANCELED = 130
     show_default=True,
     help="More restarts after a failure within ten minutes fail the job.",
 )
+@click.option(
+    "--check-invariants",
+    is_flag=True,
+    help="Check the engine's own rules on the way, for some speed; STREAMLINE_CHECK_INVARIANTS=1.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stdout.")
 def run(
     target: str,
@@ -101,6 +107,7 @@ def run(
     batch_rows: int,
     table_entries: int,
     max_restarts: int,
+    check_invariants: bool,
     as_json: bool,
 ) -> None:
     """Run the job in FILE on this machine.
@@ -121,6 +128,7 @@ def run(
         table_entries=table_entries,
         restart_budget=max_restarts,
         allow_dropped_state=allow_dropped_state,
+        check_invariants=check_invariants or checks_wanted(os.environ),
     )
     request = Request(spec, graph, parallelism, engine, config, origin, fresh)
     root = state_dir or Path(".streamline") / graph.name

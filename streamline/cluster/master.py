@@ -31,7 +31,7 @@ from streamline.cluster.files import (
     write_json,
 )
 from streamline.cluster.status import describe
-from streamline.config import RuntimeConfig
+from streamline.config import RuntimeConfig, checks_wanted
 from streamline.coordinator.lifecycle import JobState
 from streamline.engines.local import LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
@@ -276,6 +276,7 @@ def settings_of_engine(settings: MasterSettings, graph: JobGraph, state: StateDi
             checkpoint_every_ms=settings.checkpoint_every_ms,
             allow_dropped_state=settings.allow_dropped_state,
             worker_memory_bytes=settings.memory_limit_bytes or None,
+            check_invariants=checks_wanted(os.environ),
         ),
         str(state.checkpoints),
         state.live,
