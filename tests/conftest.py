@@ -12,7 +12,7 @@ from tests.avro.registry import Registry
 from tests.services.started import started
 
 
-os.environ[CHECKS_VARIABLE] = "1"  # whatever runs a job in processes of its own takes it on
+os.environ.setdefault(CHECKS_VARIABLE, "1")  # whatever runs a job in processes of its own has it
 
 
 @pytest.hookimpl(tryfirst=True)
