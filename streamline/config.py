@@ -60,7 +60,14 @@ def duration_ms(value: Duration, what: str = "duration") -> int:
 
 
 def positive_duration_ms(value: Duration, what: str) -> int:
-    """Like :func:`duration_ms`, but zero is refused too."""
+    """Like :func:`duration_ms`, but zero is refused too.
+
+    Raises:
+        UsageError: As :func:`duration_ms`, and for zero.
+
+    >>> positive_duration_ms("10s", "gap")
+    10000
+    """
     ms = duration_ms(value, what)
     if ms == 0:
         raise UsageError(f"{what}={value!r} must be longer than zero")

@@ -84,6 +84,9 @@ def canonical_key(key: Hashable) -> Hashable:
 def encode_key(key: Hashable) -> bytes:
     """Encode a key as MessagePack in its canonical form; equal keys give equal bytes.
 
+    Raises:
+        EncodeError: If it cannot be a key, or is a whole number of more than 64 bits.
+
     >>> encode_key("ab").hex(), encode_key(7.0) == encode_key(7)
     ('a26162', True)
     """

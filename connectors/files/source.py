@@ -124,7 +124,11 @@ class FileSource(Source[T]):
         ]
 
     def adopt(self, positions: Mapping[str, Position | None]) -> dict[str, Position | None]:
-        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed."""
+        """Whole files have one name, whatever ``split_bytes`` was; parts cannot be followed.
+
+        Raises:
+            ConnectorError: If the job now follows a file that was being read in parts.
+        """
         if not self.follow:
             return dict(positions)
         adopted: dict[str, Position | None] = {}

@@ -2,8 +2,8 @@
 
 ``getmany`` makes a ConsumerRecord of every record, and that is nearly all it spends its time
 on. This file, and no other, looks inside its fetcher: a fetched piece of a partition is taken
-out and its record batches are read as they are. When aiokafka changes, ``fits`` says
-so, a test fails, and ``getmany`` does the same more slowly.
+out and its record batches are read as they are. When aiokafka changes, ``fit`` says so,
+a test fails, and ``getmany`` does the same more slowly.
 """
 
 from __future__ import annotations
@@ -22,17 +22,6 @@ from aiokafka.record.control_record import ABORT_MARKER, ControlRecord
 from streamline.connectors.kafka.client import check_alive
 
 _LOOK_EVERY_S = 0.2
-_USED = {
-    inside.Fetcher: ("_notify", "_create_fetch_waiter", "_fetch_requests_routine"),
-    inside.FetchResult: ("check_assignment", "has_more", "_update_position"),
-    inside.FetchError: ("check_raise",),
-    inside.PartitionRecords: ("_consume_aborted_up_to", "_contains_abort_marker"),
-}
-
-
-def fits() -> bool:
-    """Whether this aiokafka has inside what is used here."""
-    return all(hasattr(kind, name) for kind, names in _USED.items() for name in names)
 
 
 @dataclass
@@ -84,7 +73,7 @@ class Fetched:
                 self._done(partition)
                 return None
             self._results[partition] = result
-            self._open[partition] = _pieces(result._partition_records)
+            self._open[partition] = pieces_of(result._partition_records)
         piece = next(self._open[partition], None)
         if not result._partition_records._records.has_next():
             # At once, or else the fetcher would not ask for more until we come again.
@@ -121,9 +110,14 @@ class Fetched:
             last = self._consumer.highwater(partition)
         return None if last is None else last - offset
 
-    async def reachable(self) -> bool:
-        """Ask the brokers who they are; False if none answers."""
-        answered: bool = await self._consumer._client.force_metadata_update()
+    async def reachable(self, within_s: float) -> bool:
+        """Ask the brokers who they are; False if none answers in time."""
+        try:
+            # aiokafka itself would wait for one that stands still for 40 s.
+            async with asyncio.timeout(within_s):
+                answered: bool = await self._consumer._client.force_metadata_update()
+        except TimeoutError:
+            return False
         return answered
 
     def missing_topic(self) -> str:
@@ -203,7 +197,7 @@ async def markers(
         result._update_position()
 
 
-def _pieces(fetched: Any) -> Iterator[Piece]:
+def pieces_of(fetched: Any) -> Iterator[Piece]:
     """The record batches of one fetched piece, without those that were aborted.
 
     Follows ``PartitionRecords._unpack_records`` of aiokafka, a batch at a time.

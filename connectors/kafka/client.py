@@ -23,7 +23,7 @@ from streamline.connectors.outage import Patience, log
 from streamline.errors import ConnectorError, UsageError
 
 T = TypeVar("T")
-__all__ = ["AWAY", "NO_SECURITY", "KafkaSecurity", "check_alive", "explain", "log", "retry"]
+__all__ = ["AWAY", "NO_SECURITY", "OURS", "KafkaSecurity", "check_alive", "explain", "log", "retry"]
 
 
 class _Refusals(logging.Handler):
@@ -60,17 +60,24 @@ _refusals = _Refusals()
 logging.getLogger("aiokafka").addHandler(_refusals)
 
 _Send = Callable[..., Awaitable[Any]]
+OURS = "streamline-"
+"""What the names of our clients begin with."""
 
 
-def _also_on_uvloop(send: _Send) -> _Send:
-    """Have a connection that is gone told as what it is.
+def _mended(send: _Send) -> _Send:
+    """Have a connection that is gone told as what it is, and no topic made by asking for it.
 
     Where asyncio's transports raise OSError, uvloop's raise RuntimeError. aiokafka does not expect
     that: the task that looks after the brokers would die of it, and others wait for it for ever.
+
+    aiokafka lets brokers make the topics it asks for; then a broker as it comes makes one of every
+    name that is mistyped. Clients of others in this process keep that.
     """
 
     @wraps(send)
     def guarded(connection: AIOKafkaConnection, *args: Any, **kwargs: Any) -> Awaitable[Any]:
+        if args and isinstance(args[0], MetadataRequest) and connection._client_id.startswith(OURS):
+            args[0]._allow_auto_topic_creation = False
         try:
             return send(connection, *args, **kwargs)
         except RuntimeError as error:
@@ -82,24 +89,7 @@ def _also_on_uvloop(send: _Send) -> _Send:
 
 
 for _name in ("send", "_send_sasl_token"):
-    setattr(AIOKafkaConnection, _name, _also_on_uvloop(getattr(AIOKafkaConnection, _name)))
-
-
-def _without_making_topics(build: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Have brokers asked for topics without being asked to make them.
-
-    aiokafka lets them; then a broker as it comes makes a topic of every name that is mistyped.
-    """
-
-    @wraps(build)
-    def asking(request: Any, struct: Any) -> Any:
-        request._allow_auto_topic_creation = False
-        return build(request, struct)
-
-    return asking
-
-
-MetadataRequest.build = _without_making_topics(MetadataRequest.build)
+    setattr(AIOKafkaConnection, _name, _mended(getattr(AIOKafkaConnection, _name)))
 
 AWAY = (
     errors.KafkaConnectionError,

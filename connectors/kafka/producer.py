@@ -14,12 +14,12 @@ from typing import Any
 from aiokafka import AIOKafkaProducer, errors
 from aiokafka.producer.message_accumulator import BatchBuilder
 
-from streamline.connectors.kafka.client import KafkaSecurity, check_alive, log
+from streamline.connectors.kafka.client import OURS, KafkaSecurity, check_alive, log
 
 _CLOSE_WITHIN_S = 2.0
 _OPEN_WITHIN_S = 10.0
 _LOOK_EVERY_S = 1.0
-_SILENT_LOOKS = 20
+_TELL_LOOKS, _SILENT_LOOKS = 3, 20
 
 
 class Producer:
@@ -28,6 +28,7 @@ class Producer:
     Args:
         servers: Some brokers.
         topic: Where to write.
+        what: Whose producer it is, for messages.
         slot: Which of the task's transactions this is; None without transactions.
         transactional_id: Its name; None without transactions.
         timeout_ms: After so long the broker aborts the transaction.
@@ -46,6 +47,7 @@ class Producer:
         servers: str,
         topic: str,
         *,
+        what: str,
         slot: int | None,
         transactional_id: str | None,
         timeout_ms: int,
@@ -59,8 +61,10 @@ class Producer:
         self.ends: dict[int, int] = {}
         self.begun = False
         self.begun_s = 0.0
+        self._what, self._servers = what, servers
         self._options: dict[str, Any] = {
             "bootstrap_servers": servers,
+            "client_id": f"{OURS}producer",
             "transactional_id": transactional_id,
             "transaction_timeout_ms": timeout_ms,
             "enable_idempotence": True,
@@ -147,7 +151,7 @@ class Producer:
             sent = await self._producer.send_batch(builder, self.topic, partition=partition)
             self._flying[sent] = partition, size, count
             self._flying_bytes += size
-        silent = 0
+        silent, away = 0, False
         while self._flying and (self._flying_bytes > leave_bytes or leave_bytes == 0):
             done, _ = await asyncio.wait(
                 self._flying, timeout=_LOOK_EVERY_S, return_when=asyncio.FIRST_COMPLETED
@@ -155,6 +159,10 @@ class Producer:
             self._land()
             check_alive(self._producer.client)
             silent = 0 if done else silent + 1
+            if away if done else silent == _TELL_LOOKS:
+                away = not done
+                state = "cannot be reached; trying again" if away else "is back"
+                log.warning("streamline: %s: Kafka at %s %s", self._what, self._servers, state)
             if silent >= _SILENT_LOOKS:
                 # aiokafka may wait for ever for brokers that have come back long ago.
                 raise errors.KafkaTimeoutError("nothing that was sent has been confirmed")

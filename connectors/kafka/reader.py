@@ -13,11 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeVar
 
+import aiokafka
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
 from streamline.batch import Batch, Origins, RowBatch
-from streamline.connectors.kafka.batches import Fetched, fits
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.batches import Fetched
+from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.fit import lacking
 from streamline.connectors.kafka.getmany import fetched_by
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import ConnectorError, DecodeError, OutageError
@@ -26,9 +28,10 @@ from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 T = TypeVar("T")
-_LOOK_AFTER_S = 3.0
+_LOOK_AFTER_S = 1.0
+_ANSWER_WITHIN_S = 3.0
 _WAIT_S = 0.2
-_GONE_LOOKS = 4
+_GONE_LOOKS = 12
 _TELL_WITHIN_S = 5.0
 _SHOWN_BYTES = 120
 _FOREVER_S = 1e9
@@ -115,7 +118,7 @@ class KafkaReader(SourceReader[T]):
         source = self._source
         consumer = AIOKafkaConsumer(
             bootstrap_servers=source.servers,
-            client_id=f"streamline-{self._context.node}-{self._context.index}",
+            client_id=f"{OURS}{self._context.node}-{self._context.index}",
             group_id=source.group,
             enable_auto_commit=False,
             auto_offset_reset="none",
@@ -129,7 +132,17 @@ class KafkaReader(SourceReader[T]):
             await consumer.stop()
             raise
         self._consumer = consumer
-        self._fetched = fetched_by(consumer, whole_batches=fits())
+        lacks = lacking(consumer)
+        if lacks:
+            log.warning(
+                "streamline: source %r: aiokafka %s is not the one that whole record batches are "
+                "read by (%s), so records are read one by one, several times as slowly; install a "
+                "version that streamline names",
+                self._node,
+                aiokafka.__version__,
+                lacks,
+            )
+        self._fetched = fetched_by(consumer, whole_batches=not lacks)
 
     def assign(self, positions: Mapping[str, Position | None]) -> None:
         begins = not self._assigned and not self._context.restored
@@ -477,7 +490,7 @@ class KafkaReader(SourceReader[T]):
         while self._fetched is not None:
             await asyncio.sleep(_LOOK_AFTER_S)
             self._measure(self._fetched)
-            there = await self._fetched.reachable()
+            there = await self._fetched.reachable(_ANSWER_WITHIN_S)
             if there == away:
                 away = not there
                 state = "is back" if there else "cannot be reached; trying again"

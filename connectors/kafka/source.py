@@ -17,7 +17,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import for_code
 
 from streamline.config import Duration, positive_duration_ms
-from streamline.connectors.kafka.client import NO_SECURITY, KafkaSecurity, explain, retry
+from streamline.connectors.kafka.client import NO_SECURITY, OURS, KafkaSecurity, explain, retry
 from streamline.connectors.kafka.reader import KafkaReader, ReadSettings
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import ConnectorError, UsageError
@@ -153,7 +153,9 @@ class KafkaSource(Source[T], Generic[T]):
 
     async def _discover(self) -> list[str]:
         admin = AIOKafkaAdminClient(
-            bootstrap_servers=self.settings.servers, **self.settings.security.options()
+            bootstrap_servers=self.settings.servers,
+            client_id=f"{OURS}discover",
+            **self.settings.security.options(),
         )
         try:
             await admin.start()

@@ -21,7 +21,7 @@ from aiokafka.protocol.transaction import EndTxnRequest, InitProducerIdRequest
 from aiokafka.util import get_running_loop
 
 from streamline.connectors.kafka.batches import Marker, markers
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, check_alive, explain
+from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, check_alive, explain
 from streamline.connectors.kafka.requests import DescribeTransactions, ListTransactions
 from streamline.errors import ConnectorError
 
@@ -162,7 +162,7 @@ class Transactions:
         client = AIOKafkaClient(
             loop=get_running_loop(),
             bootstrap_servers=self._servers,
-            client_id="streamline-transactions",
+            client_id=f"{OURS}transactions",
             **self._security.options(),
         )
         try:
@@ -322,6 +322,7 @@ class Transactions:
         """Find the marker that ended a transaction, behind its last record in some partition."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._servers,
+            client_id=f"{OURS}log",
             enable_auto_commit=False,
             auto_offset_reset="none",
             isolation_level="read_uncommitted",

@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamline.batch import Batch
-from streamline.connectors.kafka.client import AWAY, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
 from streamline.connectors.kafka.encode import Encoder
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.producer import Producer
@@ -126,7 +126,6 @@ class KafkaWriter(SinkWriter[T]):
         prepared = [Prepared.of(stored) for stored in committables]
         if self._settings.exactly_once:
             await self._take_over()
-            self._context.probe("held")
             await self._settle_earlier(prepared)
             mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
             recent = {slot for _, _, index, slot in mine if index == self._context.index}
@@ -195,7 +194,9 @@ class KafkaWriter(SinkWriter[T]):
         """How many partitions the topic has; checks what can be checked now."""
         settings = self._settings
         admin = AIOKafkaAdminClient(
-            bootstrap_servers=settings.servers, **settings.security.options()
+            bootstrap_servers=settings.servers,
+            client_id=f"{OURS}look",
+            **settings.security.options(),
         )
         try:
             await admin.start()
@@ -252,6 +253,7 @@ class KafkaWriter(SinkWriter[T]):
         producer = Producer(
             settings.servers,
             settings.topic,
+            what=self._what,
             slot=slot,
             transactional_id=name,
             timeout_ms=settings.transaction_timeout_ms,

@@ -89,7 +89,7 @@ class Commits:
         whole_run: Names our run, the same over all its attempts; empty if nobody is to know.
     """
 
-    def __init__(self, job: str, node: str, table: str, whole_run: str = "") -> None:
+    def __init__(self, job: str, node: str, table: str, *, whole_run: str = "") -> None:
         self.sink = f"{job}/{node}"
         self._job = job
         self._run = whole_run
@@ -168,7 +168,7 @@ class Commits:
         return await cursor.fetchall()
 
     async def begin(
-        self, connection: AsyncConnection[Any], task: int, slot: int, run: str, token: str
+        self, connection: AsyncConnection[Any], task: int, slot: int, *, run: str, token: str
     ) -> None:
         """Note that a slot is being filled.
 
@@ -287,7 +287,7 @@ class Commits:
         await connection.execute(add.format(stage, sql.Identifier(_ORDER)))
 
     async def give_up(
-        self, connection: AsyncConnection[Any], table: str, task: int, slot: int
+        self, connection: AsyncConnection[Any], table: str, *, task: int, slot: int
     ) -> None:
         """Remove a staging table; what was in it, unless it was committed, is noted as given up."""
         await connection.execute(

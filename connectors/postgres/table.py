@@ -167,7 +167,7 @@ async def read_table(connection: AsyncConnection[Any], what: str, name: str) -> 
 
 
 async def check_key(
-    connection: AsyncConnection[Any], what: str, table: Table, key: Sequence[str]
+    connection: AsyncConnection[Any], what: str, table: Table, *, key: Sequence[str]
 ) -> None:
     """See that a unique constraint stands behind the key of an upsert.
 

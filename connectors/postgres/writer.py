@@ -19,6 +19,7 @@ from psycopg import AsyncConnection, sql
 from streamline.batch import Batch
 from streamline.connectors.outage import Patience
 from streamline.connectors.postgres.commits import Commits, Staged
+from streamline.connectors.postgres.refusal import Refusal
 from streamline.connectors.postgres.rows import encode_rows
 from streamline.connectors.postgres.table import Table, check_key, identifier, read_table
 from streamline.errors import (
@@ -59,6 +60,7 @@ class PostgresWriter(SinkWriter[T]):
 
     def __init__(self, settings: WriteSettings) -> None:
         self._settings = settings
+        self._refusal = Refusal(settings.dsn)
         self._filling: AsyncConnection[Any] | None = None
         self._settling: AsyncConnection[Any] | None = None
         self._table: Table | None = None
@@ -77,7 +79,7 @@ class PostgresWriter(SinkWriter[T]):
         self._context = context
         settings = self._settings
         self._commits = Commits(
-            context.job, context.node, settings.commits_table, context.whole_run
+            context.job, context.node, settings.commits_table, whole_run=context.whole_run
         )
         self._patience = Patience(
             what=self._what,
@@ -96,7 +98,7 @@ class PostgresWriter(SinkWriter[T]):
         self._filling = await self._connect()
         self._table = await read_table(self._filling, self._what, settings.table)
         if settings.key:
-            await check_key(self._filling, self._what, self._table, settings.key)
+            await check_key(self._filling, self._what, self._table, key=settings.key)
         if settings.exactly_once:
             await self._commits.create(self._filling)
         await self._filling.commit()
@@ -107,7 +109,7 @@ class PostgresWriter(SinkWriter[T]):
         try:
             return await AsyncConnection.connect(self._settings.dsn, application_name=name)
         except psycopg.OperationalError as error:
-            if refuses(error):
+            if await self._refusal.met(error):
                 text = " ".join(str(error).split())
                 raise ConnectorError(
                     f"{self._what}: PostgreSQL does not let us in: {text}; correct dsn=, or what "
@@ -135,7 +137,7 @@ class PostgresWriter(SinkWriter[T]):
             raise FencedError(f"{self._what}: {commits.fenced()}")
         for task, slot, _ in await commits.take_over(connection, context.run, share):
             if (task, slot) not in named:
-                await commits.give_up(connection, self._settings.table, task, slot)
+                await commits.give_up(connection, self._settings.table, task=task, slot=slot)
         # Last, since whoever stands still with that row locked has been cut off by now.
         await commits.hold(connection, took_over=context.took_over)
         context.probe("held")
@@ -223,7 +225,7 @@ class PostgresWriter(SinkWriter[T]):
         token = secrets.token_hex(8)
         staged = Staged(settings.table, context.index, slot, token, 0, self._columns)
         if settings.exactly_once:
-            await commits.begin(connection, context.index, slot, context.run, token)
+            await commits.begin(connection, context.index, slot, run=context.run, token=token)
         if not self._direct:
             if slot in self._made:
                 stage = commits.stage(settings.table, context.index, slot)
@@ -312,26 +314,6 @@ class PostgresWriter(SinkWriter[T]):
             raise kind(f"{self._what}, table {table!r}: {explain(error)}") from error
         except StreamlineError as error:
             raise type(error)(f"{self._what}: {error}") from error
-
-
-_REFUSALS = (
-    "authentication failed",
-    "no password supplied",
-    "pg_hba.conf",
-    "does not exist",
-    "is not permitted to log in",
-    "permission denied for database",
-    "certificate verify failed",
-    "server does not support SSL",
-)
-
-
-def refuses(error: psycopg.OperationalError) -> bool:
-    """Whether a server that was reached will not have us; it would not a second time either.
-
-    By its words: psycopg has no code for what happens while a connection is made.
-    """
-    return any(words in str(error) for words in _REFUSALS)
 
 
 def explain(error: BaseException) -> str:

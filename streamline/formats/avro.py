@@ -11,17 +11,18 @@ import decimal
 import io
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
-from streamline.formats.base import Format
+from streamline.formats.base import BadValue, Format
 from streamline.formats.registry import SchemaRegistry, pack, unpack
 from streamline.io import OnError
 
+S = TypeVar("S")
 T = TypeVar("T")
 _AVRO_TYPES = (bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID)
 
@@ -47,6 +48,7 @@ class _ByRegistry(Format[T]):
         self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
         self.subject = subject
         self._number: int | None = None
+        self._refused: dict[int, DecodeError] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(
@@ -60,7 +62,23 @@ class _ByRegistry(Format[T]):
         return make, ()
 
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
+        self._refused.clear()
         return [self.decode_one(item) for item in data]
+
+    def decode_each(self, data: Sequence[bytes], bad: BadValue) -> list[T]:
+        self._refused.clear()
+        return super().decode_each(data, bad)
+
+    def _known(self, number: int, look: Callable[[int], S]) -> S:
+        """What is known of a schema; one that cannot be had is asked for once in a batch."""
+        refused = self._refused.get(number)
+        if refused is not None:
+            raise refused
+        try:
+            return look(number)
+        except DecodeError as error:
+            self._refused[number] = error
+            raise
 
 
 class Avro(_ByRegistry[T]):
@@ -128,14 +146,14 @@ class Avro(_ByRegistry[T]):
         number, value = unpack(data)
         writer = self._writers.get(number)
         if writer is None:
-            writer = self._writers[number] = self._parsed(self.registry.schema(number))
+            writer = self._writers[number] = self._known(number, self._writer)
         try:
             record = self._avro.schemaless_reader(io.BytesIO(value), writer, self._wanted)
         except self._avro.read.SchemaResolutionError as error:
             raise DecodeError(
                 f"schema {number} cannot be read as the one that is wanted: {error}"
             ) from error
-        except (EOFError, ValueError, TypeError, IndexError, OverflowError) as error:
+        except (EOFError, ValueError, TypeError, LookupError, OverflowError) as error:
             raise DecodeError(f"the value is not what schema {number} says: {error}") from error
         if self.type_ is None:
             return cast(T, record)
@@ -164,6 +182,14 @@ class Avro(_ByRegistry[T]):
             encoded.append(pack(self._number, out.getvalue()))
         return encoded
 
+    def _writer(self, number: int) -> Any:
+        """The schema that a value was written with; a bad one is a bad value, not a bad setting."""
+        schema = self.registry.schema(number)
+        try:
+            return self._parsed(schema)
+        except UsageError as error:
+            raise DecodeError(f"schema {number} of the registry is {error}") from error
+
     def _parsed(self, schema: str) -> Any:
         try:
             return self._avro.parse_schema(json.loads(schema))
@@ -179,7 +205,8 @@ class RegistryJson(_ByRegistry[T]):
 
     Args:
         type_: A Record class to decode and validate to; without one, values are plain.
-        registry: Where schemas are, or its url. Numbers are not looked up to read.
+        registry: Where schemas are, or its url. A value whose number is not that of a JSON schema
+            there is bad; what the schema says is not checked, the Record class is.
         schema: What is registered when writing; of the Record class if not given.
         subject: Under which the schema is registered: ``<topic>-value`` as a rule.
         on_error: What happens to a value that cannot be decoded.
@@ -191,8 +218,8 @@ class RegistryJson(_ByRegistry[T]):
     >>> class Order(sl.Record):
     ...     user: str
     >>> orders = sl.RegistryJson(Order, registry="http://localhost:8081", subject="orders-value")
-    >>> orders.decode_one(b"\\0\\0\\0\\0\\7" + b'{"user": "ada"}')  # written with schema 7
-    Order(user='ada')
+    >>> orders.subject
+    'orders-value'
     """
 
     @overload
@@ -233,9 +260,13 @@ class RegistryJson(_ByRegistry[T]):
             Any if type_ is None else type_
         )
         self._encoder = msgspec.json.Encoder()
+        self._seen: set[int] = set()
 
     def decode_one(self, data: bytes) -> T:
-        _, value = unpack(data)
+        number, value = unpack(data)
+        if number not in self._seen:
+            self._known(number, lambda number: self.registry.schema(number, "JSON"))
+            self._seen.add(number)
         try:
             return cast(T, self._decoder.decode(value))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -31,6 +31,9 @@ class SchemaRegistry:
         timeout_s: How long to wait for an answer; the job stands still meanwhile, once for
             each schema.
 
+    Raises:
+        UsageError: For a url that does not begin with http.
+
     >>> SchemaRegistry("http://localhost:8081/").url
     'http://localhost:8081'
     """
@@ -44,16 +47,20 @@ class SchemaRegistry:
         if not self.url.startswith(("http://", "https://")):
             raise UsageError(f"the schema registry's url must begin with http, not {self.url!r}")
         self.url = self.url.rstrip("/")
-        self._known: dict[int, str] = {}
+        self._known: dict[int, tuple[str, str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_known": {}}
 
-    def schema(self, number: int) -> str:
+    def schema(self, number: int, kind: str = "AVRO") -> str:
         """The text of a schema.
 
+        Args:
+            number: Its number.
+            kind: What it has to be: ``AVRO``, ``JSON`` or ``PROTOBUF``.
+
         Raises:
-            DecodeError: If there is none of that number.
+            DecodeError: If there is none of that number, or it is of another kind.
             OutageError: If the registry does not answer.
             ConnectorError: If it does not let us in.
 
@@ -66,8 +73,15 @@ class SchemaRegistry:
             status, answer = self._ask(f"/schemas/ids/{number}")
             if status == _NOT_FOUND:
                 raise DecodeError(f"the schema registry at {self.url} has no schema {number}")
-            known = self._known[number] = self._text(status, answer, "schema")
-        return known
+            # A registry names every kind but this one.
+            found = str(answer.get("schemaType", "AVRO"))
+            known = self._known[number] = found, self._text(status, answer, "schema")
+        if known[0] != kind:
+            raise DecodeError(
+                f"schema {number} of the schema registry at {self.url} is of kind {known[0]}, not "
+                f"{kind}"
+            )
+        return known[1]
 
     def register(self, subject: str, schema: str, kind: str) -> int:
         """The number of a schema under a subject; it is added if it is not there.

@@ -49,7 +49,14 @@ def _options() -> Options:
 
 
 class RocksStore(KeyValueStore):
-    """Entries in RocksDB, in a folder of its own."""
+    """Entries in RocksDB, in a folder of its own.
+
+    Args:
+        directory: What a checkpoint left, or a folder to be made.
+
+    Raises:
+        StateError: If it cannot be opened.
+    """
 
     def __init__(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)

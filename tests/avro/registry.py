@@ -31,16 +31,19 @@ class Registry:
                 number = int(self.path.rpartition("/")[2])
                 if number > len(registry.schemas):
                     return self._answer(404, {"error_code": 40403, "message": "not found"})
-                return self._answer(200, {"schema": registry.schemas[number - 1]})
+                schema, kind = registry.schemas[number - 1]
+                named = {} if kind == "AVRO" else {"schemaType": kind}
+                return self._answer(200, {"schema": schema, **named})
 
             def do_POST(self):
                 registry.asked.append(self.path)
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 if json.loads(body["schema"]) == OTHER:
                     return self._answer(409, {"message": "incompatible with an earlier schema"})
-                if body["schema"] not in registry.schemas:
-                    registry.schemas.append(body["schema"])
-                return self._answer(200, {"id": registry.schemas.index(body["schema"]) + 1})
+                added = body["schema"], body["schemaType"]
+                if added not in registry.schemas:
+                    registry.schemas.append(added)
+                return self._answer(200, {"id": registry.schemas.index(added) + 1})
 
             def _answer(self, status, answer):
                 data = json.dumps(answer).encode()

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 
 import pytest
 
@@ -120,11 +121,52 @@ def test_json_by_the_registry(registry):
     data = json_.encode_many(ORDERS)
     assert unpack(data[0]) == (1, b'{"user":"a","amount":1.5,"note":"none"}')
     assert pickle.loads(pickle.dumps(json_)).decode_many(data) == ORDERS
-    assert "Order" in registry.schemas[0]
+    assert "Order" in registry.schemas[0][0]
     with pytest.raises(DecodeError, match="does not begin with the number"):
         json_.decode_many([b"{}"])
     with pytest.raises(DecodeError, match="user"):
         json_.decode_many([data[0][:5] + b"{}"])
+
+
+BAD_SCHEMAS = [
+    ("{", "AVRO", "schema 2 of the registry is not an Avro schema: Expecting"),
+    ('{"type": "nothing"}', "AVRO", "schema 2 of the registry is not an Avro schema: "),
+    (json.dumps(OTHER), "AVRO", "schema 2 cannot be read as the one that is wanted"),
+    ('{"type": "object"}', "JSON", "schema 2 .*is of kind JSON, not AVRO"),
+]
+
+
+@pytest.mark.parametrize(("schema", "kind", "message"), BAD_SCHEMAS)
+def test_a_bad_schema_is_a_bad_value(registry, schema, kind, message):
+    """It came with the record; the job's settings are not to blame."""
+    good = writing(registry).encode_many(ORDERS)
+    registry.schemas.append((schema, kind))
+    bad = b"\x00\x00\x00\x00\x02\x02a"
+    avro = sl.Avro(Order, registry=registry.url, schema=FIRST)
+    with pytest.raises(DecodeError, match=message):
+        avro.decode_many([good[0], bad])
+    told = []
+    found = avro.decode_each([good[0], bad, good[1], bad], lambda *what: told.append(what))
+    assert found == ORDERS
+    assert [(place, item) for place, item, _ in told] == [(1, bad), (3, bad)]
+    assert all(re.search(message, reason) for _, _, reason in told)
+
+
+def test_json_with_a_wrong_number(registry):
+    json_ = sl.RegistryJson(Order, registry=registry.url, subject="orders-value")
+    good = json_.encode_many(ORDERS)
+    writing(registry).encode_many(ORDERS)
+    unknown, avro = b"\x00\x00\x00\x00\x63" + good[0][5:], b"\x00\x00\x00\x00\x02" + good[0][5:]
+    with pytest.raises(DecodeError, match="has no schema 99"):
+        json_.decode_many([good[0], unknown])
+    with pytest.raises(DecodeError, match="schema 2 .* is of kind AVRO, not JSON"):
+        json_.decode_many([avro])
+    told = []
+    assert json_.decode_each([*good, unknown, avro], lambda *what: told.append(what)) == ORDERS
+    assert [item for _, item, _ in told] == [unknown, avro]
+    registry.asked.clear()
+    json_.decode_each(good * 50 + [unknown] * 50, lambda *what: None)
+    assert registry.asked == ["/schemas/ids/99"]  # once in a batch, since it may come to be there
 
 
 def test_values_in_files_could_not_be_told_apart(registry, tmp_path):

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -23,8 +24,8 @@ JOBS = Path(__file__).with_name("jobs.py")
 RECORDS = int(os.environ.get("STREAMLINE_KAFKA_RECORDS", "500000"))
 PARTITIONS = 4
 RESTORE_POINTS = {  # of a sink, in their order
-    "kafka": ["restore", "held", "settled", "shut_out", "producing"],
-    "postgres": ["restore", "held", "shut_out", "settled"],
+    "kafka": ["restore", "settled", "shut_out", "producing"],
+    "postgres": ["held", "shut_out", "settled"],
 }
 WORKER_POINTS = ["barrier", "frozen", "flushed", "prepared", "snapshot", "commit", "committed"]
 
@@ -141,14 +142,9 @@ def killed_in_restores(start, points):
     for life, point in enumerate(points):
         status, _, stderr = start((1, 3, 2)[life % 3], f"all:{point}@*").end()
         assert status == -signal.SIGKILL, (point, stderr)
-    for life, point in enumerate(points[2:4]):
+    for life, point in enumerate(points[1:3]):
         status, _, stderr = start((3, 2)[life % 2], f"{point}@*", ["--max-restarts", "1"]).end()
         assert status == 1 and "gave up after 1 restart" in stderr, (point, stderr)
-
-
-def seed():
-    """A new one for each run of the tests, printed when one fails."""
-    return int(os.environ.get("STREAMLINE_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
 
 
 def ended(run, within_s):
@@ -157,6 +153,16 @@ def ended(run, within_s):
     except subprocess.TimeoutExpired:
         return False
     return True
+
+
+def until_said(run, pattern):
+    """The lines of a run's stderr up to the first that matches; none is read twice."""
+    said = []
+    for line in run.process.stderr:
+        said.append(line)
+        if re.search(pattern, line):
+            return said
+    raise AssertionError(f"it ended without saying {pattern!r}: {''.join(said)}")
 
 
 def killed_at_random(start, rng, kills):
@@ -179,6 +185,22 @@ def killed_at_random(start, rng, kills):
         killed += status != 0
         if status == 0 or (run.state / "finished").exists():
             return killed
+
+
+def workers_killed_at_random(run, rng, kills, pause_s=(0.1, 0.8)):
+    """Kill single workers of a run at some moments, until it has come to its end.
+
+    Returns:
+        How many were killed; it may end before there were so many.
+    """
+    killed = 0
+    while killed < kills and not ended(run, rng.uniform(*pause_s)):
+        workers = run.workers()
+        if workers:
+            rng.choice(workers).send_signal(signal.SIGKILL)
+            killed += 1
+    run.finish()
+    return killed
 
 
 def replaced_while_it_stands_still(start, within_s):

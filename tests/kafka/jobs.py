@@ -29,13 +29,16 @@ def spend(servers: str, source: str, target: str) -> sl.Job:
     return job
 
 
-def copy(servers: str, source: str, target: str, timeout: str = "15m") -> sl.Job:
+def copy(
+    servers: str, source: str, target: str, timeout: str = "15m", until: str = "latest"
+) -> sl.Job:
     """Every record goes on, so that every transaction holds many."""
     job = sl.Job("copy")
+    orders = KafkaSource(
+        servers, topic=source, format=sl.Json(Order), until="latest" if until else None
+    )
     (
-        job.source(
-            "orders", KafkaSource(servers, topic=source, format=sl.Json(Order), until="latest")
-        )
+        job.source("orders", orders)
         .map(lambda order: {"number": order.number, "user": order.user})
         .sink(
             "out",

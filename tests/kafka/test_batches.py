@@ -1,23 +1,102 @@
 """The two ways to read: whole batches as long as aiokafka's inside is what it was, or getmany."""
 
+from contextlib import asynccontextmanager
+from copy import copy
+from types import SimpleNamespace
+
 import aiokafka
 import pytest
+from aiokafka.consumer import fetcher
 
-from streamline.connectors.kafka import batches, reader
+from streamline.connectors.kafka import fit, reader
 from tests.kafka import test_source as by_batches
+from tests.kafka.topics import send_many
 
 
-def test_aiokafka_has_inside_what_whole_batches_need():
-    assert batches.fits(), (
-        f"aiokafka {aiokafka.__version__} has changed inside: adapt connectors/kafka/batches.py; "
-        "until then sources read by getmany, several times as slow"
+@asynccontextmanager
+async def inside(servers):
+    """Of a consumer what is looked at, the fetcher being a copy that may be damaged."""
+    consumer = aiokafka.AIOKafkaConsumer(bootstrap_servers=servers)
+    await consumer.start()
+    await consumer.topics()  # else it would cancel, at the end, what has not begun
+    try:
+        yield SimpleNamespace(_client=consumer._client, _fetcher=copy(consumer._fetcher))
+    finally:
+        await consumer.stop()
+
+
+async def test_aiokafka_has_inside_what_whole_batches_need(servers):
+    async with inside(servers) as consumer:
+        lacks = fit.lacking(consumer)
+    assert lacks == "", (
+        f"aiokafka {aiokafka.__version__} has changed inside ({lacks}): adapt "
+        "connectors/kafka/batches.py and fit.py; until then sources read by getmany, several "
+        "times as slow"
+    )
+
+
+IN_OBJECTS = ["_records", "_wait_consume_future", "_prefetch_backoff"]
+IN_CLASSES = [
+    (fetcher.Fetcher, "_notify"),
+    (fetcher.Fetcher, "_create_fetch_waiter"),
+    (fetcher.Fetcher, "error_future"),
+    (fetcher.FetchResult, "_update_position"),
+    (fetcher.FetchError, "check_raise"),
+    (fetcher.PartitionRecords, "_consume_aborted_up_to"),
+]
+IN_PIECES = [
+    "_records", "_isolation_level", "_check_crcs", "_aborted_producers", "next_fetch_offset",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", IN_OBJECTS)
+async def test_what_a_fetcher_no_longer_holds_is_noticed(servers, name):
+    async with inside(servers) as consumer:
+        delattr(consumer._fetcher, name)
+        assert fit.lacking(consumer) == f"Fetcher has no {name}"
+
+
+@pytest.mark.parametrize(("kind", "name"), IN_CLASSES)
+async def test_what_a_class_no_longer_has_is_noticed(servers, monkeypatch, kind, name):
+    async with inside(servers) as consumer:
+        with monkeypatch.context() as patch:
+            patch.delattr(kind, name)
+            assert name in fit.lacking(consumer)
+
+
+@pytest.mark.parametrize("name", IN_PIECES)
+async def test_what_a_piece_no_longer_holds_is_noticed(servers, monkeypatch, name):
+    before = fetcher.PartitionRecords.__init__
+
+    def without(self, *args):
+        before(self, *args)
+        delattr(self, name)
+
+    async with inside(servers) as consumer:
+        monkeypatch.setattr(fetcher.PartitionRecords, "__init__", without)
+        assert name in fit.lacking(consumer)
+
+
+async def test_what_is_read_otherwise_is_noticed(servers, monkeypatch):
+    async with inside(servers) as consumer:
+        monkeypatch.setattr(fetcher.PartitionRecords, "_consume_aborted_up_to", lambda *_: None)
+        assert fit.lacking(consumer) == "two record batches were read as [([0, 1], 2), ([2, 3], 4)]"
+
+
+async def test_it_is_said_that_reading_is_slow(changed, servers, topic, caplog):
+    await by_batches.read(by_batches.raw(servers, topic))
+    (said,) = [one.message for one in caplog.records if one.levelname == "WARNING"]
+    assert said == (
+        f"streamline: source 'in': aiokafka {aiokafka.__version__} is not the one that whole "
+        "record batches are read by (Fetcher has no _records), so records are read one by one, "
+        "several times as slowly; install a version that streamline names"
     )
 
 
 @pytest.fixture
 def changed(monkeypatch):
     """An aiokafka that does not fit any more."""
-    monkeypatch.setattr(reader, "fits", lambda: False)
+    monkeypatch.setattr(reader, "lacking", lambda consumer: "Fetcher has no _records")
 
 
 @pytest.mark.parametrize("codec", ["gzip", "lz4"])
@@ -50,6 +129,14 @@ async def test_metadata(changed, servers, topic):
     await by_batches.test_metadata(servers, topic)
 
 
-async def test_it_is_not_lost_when_the_inside_changes(monkeypatch):
-    monkeypatch.delattr(batches.inside.FetchResult, "_update_position")
-    assert not batches.fits()
+async def test_one_that_is_held_back_does_not_hold_back_others(changed, servers, new_topic):
+    """Also when more of it is there than is kept."""
+    topic = await new_topic(2)
+    await send_many(servers, topic, by_batches.numbers(0, 30_000), 0)
+    await send_many(servers, topic, by_batches.numbers(50_000, 80_000), 1)
+    reached = {f"{topic}/0": 100_000}
+    source = by_batches.raw(servers, topic, max_skew="10s")
+    async with by_batches.Reading(source, watermarks=reached) as reading:
+        values = await reading.end()
+    assert sorted(map(int, values)) == [*range(30_000), *range(50_000, 80_000)]
+    assert [int(value) for value in values[:30_000]] == list(range(50_000, 80_000))

@@ -1,4 +1,4 @@
-"""What is mended of aiokafka: connections that are gone, on uvloop."""
+"""What is mended of aiokafka: connections that are gone on uvloop, topics made by asking."""
 
 import asyncio
 from contextlib import closing
@@ -9,7 +9,9 @@ from aiokafka import errors
 from aiokafka.conn import AIOKafkaConnection
 from aiokafka.protocol.metadata import MetadataRequest
 
-import streamline.connectors.kafka.client  # noqa: F401 - it is what is tested
+from streamline.connectors.kafka.client import OURS
+from tests.kafka.topics import admin_of, producer_of
+from tests.names import new_name
 
 
 def test_a_connection_that_is_gone_is_told_as_such() -> None:
@@ -31,3 +33,16 @@ def test_a_connection_that_is_gone_is_told_as_such() -> None:
         assert not connection.connected()
 
     uvloop.run(main())
+
+
+async def test_only_our_clients_have_no_topics_made(servers):
+    """The broker makes topics that are asked for; who else uses aiokafka may count on that."""
+    theirs, ours = new_name("theirs"), new_name("ours")
+    for name, topic in ((None, theirs), (OURS, ours)):
+        named = {} if name is None else {"client_id": f"{name}test"}
+        async with producer_of(servers, **named) as producer:
+            await producer.client.add_topic(topic)
+    async with admin_of(servers) as admin, asyncio.timeout(20):
+        while theirs not in (topics := await admin.list_topics()):
+            pass
+    assert ours not in topics

@@ -1,11 +1,9 @@
 """Kafka to Kafka, with everything killed that can be: what read_committed sees is the reference."""
 
-import random
-import signal
-
 import pytest
 
 from streamline.testing.services import KafkaBroker
+from tests.chance import chance
 from tests.kafka.cases import (
     RESTORE_POINTS,
     WORKER_POINTS,
@@ -15,7 +13,8 @@ from tests.kafka.cases import (
     killed_at_random,
     killed_in_restores,
     replaced_while_it_stands_still,
-    seed,
+    until_said,
+    workers_killed_at_random,
 )
 from tests.services.started import started
 
@@ -72,9 +71,7 @@ def test_all_die_between_the_commits_of_two_tasks(case):
 @pytest.mark.parametrize("job", ["spend", "copy"])
 def test_everything_is_killed_at_random_moments(case, job):
     """Ten times for each job, over as many of its lives as that takes."""
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
+    rng, killed = chance(), 0
     while killed < 10:
         one = case(job)
         killed += killed_at_random(one.start, rng, 10 - killed)
@@ -83,18 +80,11 @@ def test_everything_is_killed_at_random_moments(case, job):
 
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_random_moments(case):
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
-    killed = 0
+    rng, killed = chance(), 0
     while killed < 20:
         one = case("copy")
         run = one.start(2, options=["--max-restarts", "50"])
-        while killed < 20 and not ended(run, rng.uniform(0.1, 0.8)):
-            workers = run.workers()
-            if workers:
-                rng.choice(workers).send_signal(signal.SIGKILL)
-                killed += 1
-        run.finish()
+        killed += workers_killed_at_random(run, rng, 20 - killed)
         one.check()
 
 
@@ -106,12 +96,7 @@ def test_the_broker_is_away_when_the_job_starts(tmp_path):
         one = Case(broker, fill(broker.servers, 20_000), tmp_path, "copy")
         broker.kill()
         run = one.start(2)
-        said = []
-        for line in run.process.stderr:
-            said.append(line)
-            if "trying again" in line:
-                break
-        assert "trying again" in said[-1], said
+        said = until_said(run, "trying again")
         assert "orders" in said[-1] and broker.servers in said[-1], said
         broker.start()
         status, _, stderr = run.end()
@@ -124,27 +109,37 @@ def test_the_broker_is_away_when_the_job_starts(tmp_path):
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("moment", ["killed", "paused"])
-def test_the_broker_is_away_for_a_while(tmp_path, moment):
-    """It is killed and started again twice, or stands still; the job bears with it."""
+def test_the_broker_goes_away_in_mid_run_and_comes_back(tmp_path, moment):
+    """Killed, or standing still: it is said, and that it is back; the job goes on by itself."""
     broker = started(KafkaBroker())
+    go_away, come_back = {
+        "killed": (broker.kill, broker.start),
+        "paused": (broker.pause, broker.resume),
+    }[moment]
     try:
-        one = Case(broker, fill(broker.servers, 200_000), tmp_path, "copy")
-        run = one.start(2)
-        for _ in range(2):
-            run.wait_for("checkpoints/*/MANIFEST")
-            ended(run, 0.3)
-            if moment == "killed":
-                broker.kill()
-                ended(run, 1)
-                broker.start()
-            else:
-                broker.pause()
-                ended(run, 2)
-                broker.resume()
-        run.finish()
+        one = Case(broker, fill(broker.servers, 100_000), tmp_path, "copy")
+        run, said = one.start(2, until=""), []
+        run.wait_for("checkpoints/*/MANIFEST")
+        go_away()
+        said += until_said(run, "source 'orders'.* cannot be reached")
+        come_back()
+        said += until_said(run, "source 'orders'.* is back")
+        while one.seen().total() < one.wanted.total():
+            assert run.process.poll() is None, said
+        run.process.send_signal(signal.SIGINT)
+        said += run.process.stderr.readlines()
+        assert run.end()[0] == 0, said
         one.check()
     finally:
         broker.close()
+    away = (
+        f"streamline: source 'orders': Kafka at {broker.servers} cannot be reached; trying again\n"
+    )
+    back = f"streamline: source 'orders': Kafka at {broker.servers} is back\n"
+    assert said.index(away) < said.index(back), said
+    told = [line for line in said if broker.servers in line]
+    assert all(line.startswith("streamline: ") for line in told), told
+    assert "Traceback" not in "".join(said), said
 
 
 def test_a_worker_stands_still_for_longer_than_it_may(case):

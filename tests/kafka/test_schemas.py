@@ -6,7 +6,7 @@ import streamline as sl
 from streamline.connectors.kafka import KafkaSource
 from streamline.errors import DecodeError
 from tests.avro.registry import FIRST, SECOND
-from tests.kafka.test_source import read
+from tests.kafka.test_source import Reading, read
 from tests.kafka.topics import send
 
 
@@ -39,14 +39,21 @@ async def test_the_schema_changes_in_the_middle_of_a_topic(servers, topic, regis
 
 WRONG = [
     (b"\0\0\0\0\x63\x02a", "no schema 99"),
+    (b"\0\0\0\0\x02\x02a", "schema 2 of the registry is not an Avro schema"),
     (b'{"user": "a", "amount": 1}', "does not begin with the number of a schema"),
 ]
 
 
-@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=["unknown id", "no id"])
+@pytest.mark.parametrize(("wrong", "why"), WRONG, ids=["unknown id", "no schema", "no id"])
 async def test_a_wrong_schema_is_told_with_its_place(servers, topic, registry, wrong, why):
     right = values(registry, FIRST, Order("a", 1.0))
+    registry.schemas.append(("{", "AVRO"))
     await send(servers, topic, [*right, wrong, *right])
     with pytest.raises(DecodeError, match=f"{topic}/0, offset 1: .*{why}"):
         await read(source(servers, topic, registry))
     assert await read(source(servers, topic, registry, on_error="skip")) == [Order("a", 1.0)] * 2
+    async with Reading(source(servers, topic, registry, on_error="dead_letter")) as reading:
+        assert await reading.end() == [Order("a", 1.0)] * 2
+        (letter,) = reading.letters
+        assert (letter.partition, letter.offset, letter.data) == (f"{topic}/0", 1, wrong)
+        assert why in letter.reason

@@ -439,6 +439,7 @@ async def test_a_producer_that_no_coordinator_answers_is_given_up_and_said(
     one = producer.Producer(
         place.servers,
         place.topic,
+        what="sink 'out'",
         slot=0,
         transactional_id="t",
         timeout_ms=1_000,

@@ -1,6 +1,5 @@
 """Kafka to PostgreSQL, with everything killed that can be: what the tables hold is the reference."""
 
-import random
 import signal
 from collections import Counter
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from streamline.testing.services import PostgresServer
+from tests.chance import chance
 from tests.kafka.cases import (
     RESTORE_POINTS,
     WORKER_POINTS,
@@ -15,7 +15,7 @@ from tests.kafka.cases import (
     killed_at_random,
     killed_in_restores,
     replaced_while_it_stands_still,
-    seed,
+    workers_killed_at_random,
 )
 from tests.postgres.conftest import Database
 from tests.processes.runner import Run
@@ -94,25 +94,14 @@ def test_killed_at_every_point_of_restoring(case):
 
 @pytest.mark.timeout(600)
 def test_everything_is_killed_at_random_moments(case):
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
-    assert killed_at_random(case.start, rng, 10) >= 2
+    assert killed_at_random(case.start, chance(), 10) >= 2
     case.check()
 
 
 @pytest.mark.timeout(600)
 def test_workers_are_killed_at_random_moments(case):
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
     run = case.start(2, options=["--max-restarts", "50"])
-    killed = 0
-    while killed < 10 and not ended(run, rng.uniform(0.2, 1.0)):
-        workers = run.workers()
-        if workers:
-            rng.choice(workers).send_signal(signal.SIGKILL)
-            killed += 1
-    run.finish()
-    assert killed >= 3
+    assert workers_killed_at_random(run, chance(), 10, pause_s=(0.2, 1.0)) >= 3
     case.check()
 
 

@@ -6,6 +6,7 @@ import decimal
 import uuid
 
 import numpy as np
+import psycopg
 import pytest
 
 import streamline as sl
@@ -13,10 +14,12 @@ from streamline.batch import RowBatch
 from streamline.clock import SystemClock
 from streamline.codec import decode, encode
 from streamline.connectors.postgres import PostgresSink, commits
+from streamline.connectors.postgres.refusal import Refusal
 from streamline.connectors.postgres.rows import encode_rows
 from streamline.errors import ConnectorError, EncodeError, FencedError, OutageError, UsageError
 from streamline.io import WriterContext
 from streamline.testing.services import PostgresServer
+from tests.names import new_name
 from tests.services.started import started
 
 
@@ -352,6 +355,55 @@ async def test_who_is_not_let_in_is_told_at_once(locked, wrong, message):
             await place.writer()
     assert not isinstance(caught.value, OutageError)
     await place.close()
+
+
+@pytest.fixture(scope="module")
+def german():
+    """A server that speaks German; in C.UTF-8 the language is that of the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LANGUAGE", "de")
+        server = started(PostgresServer(password="secret"))
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute("alter system set lc_messages = 'C.UTF-8'")
+        connection.execute("create database closed allow_connections false")
+        connection.execute("select pg_reload_conf()")
+    yield server
+    server.close()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("dbname=nowhere", "Datenbank »nowhere« existiert nicht|does not exist"),
+        ("dbname=closed", "akzeptiert gegenwärtig keine Verbindungen|not currently accepting"),
+    ],
+    ids=["no database", "closed"],
+)
+async def test_who_is_not_let_in_is_told_in_any_language(german, wrong, message):
+    place = Place(None, "t", dsn=f"{german.dsn} {wrong}")
+    with pytest.raises(ConnectorError, match=f"PostgreSQL does not let us in: .*({message})"):
+        async with asyncio.timeout(20):
+            await place.writer()
+    await place.close()
+
+
+async def test_a_server_that_is_away_does_not_refuse():
+    refusal = Refusal("host=127.0.0.1 port=1 dbname=postgres")
+    for _ in range(10):
+        with pytest.raises(psycopg.OperationalError) as caught:
+            await psycopg.AsyncConnection.connect("host=127.0.0.1 port=1")
+        assert not await refusal.met(caught.value)
+
+
+async def test_a_server_without_room_does_not_refuse(database):
+    role = new_name("crowd")
+    database(f"create role {role} login connection limit 0")
+    dsn = f"{database.dsn} user={role}"
+    refusal = Refusal(dsn)
+    for _ in range(10):
+        with pytest.raises(psycopg.OperationalError, match="too many connections") as caught:
+            await psycopg.AsyncConnection.connect(dsn)
+        assert not await refusal.met(caught.value)
 
 
 @pytest.mark.parametrize(

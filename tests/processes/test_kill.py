@@ -4,17 +4,18 @@ A moment is told by how much of the results stands in part files, not by the clo
 the machine is, the kills lie one after another from the beginning of the run to near its end.
 """
 
-import os
 import random
 import signal
 import subprocess
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.chance import chance
 from tests.processes.runner import Run, results
 
 KILLS = 20
@@ -32,19 +33,21 @@ def wanted(large: Path, tmp_path_factory: pytest.TempPathFactory) -> Counter[str
     return results(run.output)
 
 
-def seed() -> int:
-    """A new one for each run of the tests, printed when one fails."""
-    return int(os.environ.get("STREAMLINE_KILL_SEED", "0")) or random.SystemRandom().getrandbits(32)
-
-
 def written(folder: Path) -> int:
     """Bytes of results that stand there."""
     return sum(path.stat().st_size for path in folder.glob("part-*"))
 
 
-def moments(rng: random.Random, whole: int) -> list[float]:
-    """When to kill: how many bytes of results are to be there, one moment in each twentieth."""
-    return [(number + rng.random()) / KILLS * SPREAD * whole for number in range(KILLS)]
+def moments(rng: random.Random, whole: int, output: Path) -> Iterator[float]:
+    """When to kill next: how many bytes of results are to be there.
+
+    Each moment is looked for in what was still to come at the one before, so that the run gets on in
+    between, also where a busy machine had a checkpoint bring much at once.
+    """
+    for left in range(KILLS, 0, -1):
+        there = written(output)
+        step = max(0.0, SPREAD * whole - there) / left
+        yield there + min(2 * rng.random(), left) * step
 
 
 def wait_until_written(run: Run, count: float, rng: random.Random) -> None:
@@ -63,10 +66,10 @@ def goes_on_for(run: Run, seconds: float) -> None:
         run.process.wait(seconds)
 
 
-def restarted(run: Run) -> list[psutil.Process]:
-    """Its workers, once there are both again."""
+def restarted(run: Run, killed: set[int]) -> list[psutil.Process]:
+    """Its workers, once there are both again; one that was killed is seen for a while yet."""
     end = time.monotonic() + 20
-    while len(workers := run.workers()) < 2:
+    while len(workers := [one for one in run.workers() if one.pid not in killed]) < 2:
         assert run.process.poll() is None, run.process.communicate()
         assert time.monotonic() < end, "the workers do not come back"
         time.sleep(0.003)
@@ -77,8 +80,7 @@ def restarted(run: Run) -> list[psutil.Process]:
 def test_one_worker_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
+    rng = chance()
     options = ["--max-restarts", "50"]
     run = Run(
         *("tumbling", tmp_path),
@@ -87,10 +89,11 @@ def test_one_worker_is_killed_all_over_a_run(
         checkpoint_every=OFTEN,
         options=options,
     )
-    killed = set()
-    for moment in moments(rng, sum(len(line) + 1 for line in wanted.elements())):
+    killed: set[int] = set()
+    whole = sum(len(line) + 1 for line in wanted.elements())
+    for moment in moments(rng, whole, run.output):
         wait_until_written(run, moment, rng)
-        victim = rng.choice(restarted(run))
+        victim = rng.choice(restarted(run, killed))
         victim.send_signal(signal.SIGKILL)
         killed.add(victim.pid)
     summary = run.finish()
@@ -104,8 +107,7 @@ def test_one_worker_is_killed_all_over_a_run(
 def test_everything_is_killed_all_over_a_run(
     large: Path, wanted: Counter[str], tmp_path: Path
 ) -> None:
-    rng = random.Random(number := seed())
-    print(f"STREAMLINE_KILL_SEED={number}")
+    rng = chance()
 
     def start() -> Run:
         parallelism = rng.randint(1, 3)
@@ -121,7 +123,8 @@ def test_everything_is_killed_all_over_a_run(
         assert run.end()[0] == -signal.SIGKILL
 
     seen = []
-    for index, moment in enumerate(moments(rng, sum(len(x) + 1 for x in wanted.elements()))):
+    whole = sum(len(line) + 1 for line in wanted.elements())
+    for index, moment in enumerate(moments(rng, whole, tmp_path / "out")):
         if index % 5 == 0:  # also while it starts and restores
             run = start()
             run.wait_for("lock")
