@@ -7,6 +7,7 @@ never what it does; settings of a connector or of the cluster are theirs.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
@@ -16,6 +17,7 @@ from streamline.errors import UsageError
 Duration = timedelta | str
 """A ``timedelta`` or text such as ``"500ms"``, ``"10s"``, ``"5m"``, ``"1h"``, ``"1d"``."""
 
+CHECKS_VARIABLE = "STREAMLINE_CHECK_INVARIANTS"
 _UNIT_MS = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _UNIT_BYTES = {
     "kB": 10**3,
@@ -88,6 +90,15 @@ def size_bytes(text: str, what: str) -> int:
             f'{what}={text!r} is not a size; write a number with a unit, such as "512MiB" or "2GiB"'
         )
     return size
+
+
+def checks_wanted(environment: Mapping[str, str]) -> bool:
+    """Whether an environment asks for ``RuntimeConfig.check_invariants``.
+
+    >>> checks_wanted({CHECKS_VARIABLE: "1"}), checks_wanted({CHECKS_VARIABLE: "0"})
+    (True, False)
+    """
+    return environment.get(CHECKS_VARIABLE, "").lower() not in ("", "0", "false", "no", "off")
 
 
 @dataclass(frozen=True, kw_only=True)

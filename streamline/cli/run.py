@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import time
 from contextlib import closing
@@ -20,7 +21,7 @@ from streamline.cli.options import job_arguments, job_spec
 from streamline.cli.progress import ProgressLine, side_counts
 from streamline.cli.signals import HeldSignals
 from streamline.cli.streams import tell
-from streamline.config import RuntimeConfig, positive_duration_ms
+from streamline.config import RuntimeConfig, checks_wanted, positive_duration_ms
 from streamline.coordinator.lifecycle import JobState
 from streamline.coordinator.status import JobStatus
 from streamline.engines.inline import InlineEngine
@@ -32,7 +33,6 @@ from streamline.jobfile import JobSpec
 from streamline.plan import make_plan
 from streamline.plural import counted
 from streamline.state.rocksdb import open_rocksdb
-from streamline.state.store import DirectoryStore
 
 CANCELED = 130
 """Exit status of a job that was ended at once, as of a command ended by Ctrl-C."""
@@ -51,7 +51,13 @@ CANCELED = 130
 @click.option(
     "--state-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where checkpoints are kept; .streamline/<job name> if not given.",
+    help="The run's folder, with its checkpoints; .streamline/<job name> if not given.",
+)
+@click.option(
+    "--checkpoint-dir",
+    metavar="URL",
+    default="",
+    help="Where checkpoints are kept, if not in there: a folder, or a URL such as s3://bucket/job.",
 )
 @click.option(
     "--checkpoint-every",
@@ -87,6 +93,11 @@ CANCELED = 130
     show_default=True,
     help="More restarts after a failure within ten minutes fail the job.",
 )
+@click.option(
+    "--check-invariants",
+    is_flag=True,
+    help="Check the engine's own rules on the way, for some speed; STREAMLINE_CHECK_INVARIANTS=1.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print how it ended as JSON on stdout.")
 def run(
     target: str,
@@ -94,6 +105,7 @@ def run(
     parallelism: int,
     engine: str,
     state_dir: Path | None,
+    checkpoint_dir: str,
     checkpoint_every: str,
     origin: str | None,
     allow_dropped_state: bool,
@@ -101,6 +113,7 @@ def run(
     batch_rows: int,
     table_entries: int,
     max_restarts: int,
+    check_invariants: bool,
     as_json: bool,
 ) -> None:
     """Run the job in FILE on this machine.
@@ -121,11 +134,12 @@ def run(
         table_entries=table_entries,
         restart_budget=max_restarts,
         allow_dropped_state=allow_dropped_state,
+        check_invariants=check_invariants or checks_wanted(os.environ),
     )
-    request = Request(spec, graph, parallelism, engine, config, origin, fresh)
+    request = Request(spec, graph, parallelism, engine, config, origin, fresh, bool(checkpoint_dir))
     root = state_dir or Path(".streamline") / graph.name
     # A signal waits until there is something that can be stopped.
-    with HeldSignals() as held, closing(StateDir(root, graph.name)) as state:
+    with HeldSignals() as held, closing(StateDir(root, graph.name, checkpoint_dir)) as state:
         status = _run(request, state, held)
     if as_json:
         print(json.dumps(_as_dict(status)), flush=True)
@@ -148,6 +162,7 @@ class Request:
     config: RuntimeConfig
     origin: str | None
     fresh: bool
+    elsewhere: bool
 
 
 def _run(request: Request, state: StateDir, held: HeldSignals) -> JobStatus:
@@ -162,19 +177,20 @@ def _run(request: Request, state: StateDir, held: HeldSignals) -> JobStatus:
     elif over:
         state.start_over()
     elif state.has_checkpoint:
-        said.append(("info", f"continuing job {name!r} from {state.root}"))
+        where = state.url if request.elsewhere else state.root
+        said.append(("info", f"continuing job {name!r} from {where}"))
         said += _changed(state.params, request.spec.params)
     state.params = request.spec.params
     began = time.monotonic()
     if request.engine == "inline":
-        status = _run_inline(request, state, said, held)
+        status = _run_inline(request, state, held, said=said)
     else:
         settings = LocalSettings(
             request.spec,
             request.graph,
             request.parallelism,
             request.config,
-            str(state.checkpoints),
+            state.url,
             state.live,
         )
         status = asyncio.run(_run_local(settings, said, held))
@@ -198,14 +214,14 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str
 
 
 def _run_inline(
-    request: Request, state: StateDir, said: list[tuple[str, str]], held: HeldSignals
+    request: Request, state: StateDir, held: HeldSignals, *, said: list[tuple[str, str]]
 ) -> JobStatus:
     lines = ProgressLine(JobStatus(request.graph.name))
     for level, text in said:
         lines.say(level, text)
     engine = InlineEngine(
         request.graph,
-        store=DirectoryStore(state.checkpoints),
+        store=state.store,
         open_kv=open_rocksdb,
         directory=state.live,
         parallelism=request.parallelism,

@@ -45,10 +45,7 @@ def check_origin(graph: JobGraph, origin: str, *, allow_dropped: bool) -> None:
         UsageError: If there is no such folder.
         CheckpointError: If there is no checkpoint in it that can be used.
     """
-    try:
-        _, manifest = newest_checkpoint(origin)
-    except OSError as error:
-        raise StateError(f"--from {origin} cannot be read: {error}") from error
+    _, manifest = newest_checkpoint(origin)
     for fit in compare(graph, manifest):
         if fit.verdict == "impossible":
             raise StateError(f"--from {origin} does not fit: {_of(fit)}{fit.what}")

@@ -31,7 +31,7 @@ from streamline.cluster.files import (
     write_json,
 )
 from streamline.cluster.status import describe
-from streamline.config import RuntimeConfig
+from streamline.config import RuntimeConfig, checks_wanted
 from streamline.coordinator.lifecycle import JobState
 from streamline.engines.local import LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
@@ -40,8 +40,7 @@ from streamline.graph import JobGraph
 from streamline.jobfile import JobSpec
 from streamline.logs import JsonLog
 from streamline.plan import make_plan, with_parallelism
-from streamline.state.savepoint import check_empty, replace_savepoint, saved_epoch
-from streamline.state.store import open_store
+from streamline.state.savepoint import check_empty, check_writable, replace_savepoint, saved_epoch
 
 MakeEngine: TypeAlias = Callable[[Callable[[str, str], None]], LocalEngine]
 
@@ -242,11 +241,12 @@ class Master:
         claim = self._folder.claim(order)
         if not claim.exists():
             check_empty(target)
+            check_writable(target)
             write_json(claim, SavepointClaim(path=target))
 
     def _export(self, target: str) -> dict[str, Any]:
         """Copy the last checkpoint; what this order has left before, perhaps of an older, goes."""
-        store = open_store(str(self._state.checkpoints))
+        store = self._state.store
         manifest, _ = store.latest_usable()
         if manifest is None:
             raise CheckpointError("the job was stopped before it had a checkpoint to be saved")
@@ -276,8 +276,9 @@ def settings_of_engine(settings: MasterSettings, graph: JobGraph, state: StateDi
             checkpoint_every_ms=settings.checkpoint_every_ms,
             allow_dropped_state=settings.allow_dropped_state,
             worker_memory_bytes=settings.memory_limit_bytes or None,
+            check_invariants=checks_wanted(os.environ),
         ),
-        str(state.checkpoints),
+        state.url,
         state.live,
         dict(settings.nodes),
         settings.id if settings.log_json else "",

@@ -258,7 +258,8 @@ class Stream(Generic[T]):
 
         There is one array for each field, of shape ``(n,)`` for ``n`` records: int64, float64 or
         bool where all values are of that type, else of objects. The arrays that come back are as
-        long; their names are the fields of the dicts that go on. Those given must not be changed.
+        long; their names are the fields of the dicts that go on. Those given are read-only: take a
+        ``.copy()`` of one that is to be changed.
 
         Raises:
             UsageError: If it is not a function.

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from streamline.errors import CheckpointError, LockedError, StateError, UsageError
 from streamline.state.manifest import Manifest
-from streamline.state.store import CheckpointStore, DirectoryStore, open_store
+from streamline.state.store import NOTE, CheckpointStore, open_store
 
 LAYOUT_VERSION = 1
 
@@ -23,27 +23,39 @@ LAYOUT_VERSION = 1
 class StateDir:
     """One job's folder, locked while it is open.
 
-        job.json        whose folder it is, and which version wrote it
-        lock            held while a run is using the folder
-        params.json     the parameters it was last run with
-        finished        the job came to its end; the next run starts over
-        checkpoints/    the checkpoint store, unless it is elsewhere
-        live/           databases of running tasks; worthless after a crash
+            job.json        whose folder it is, and which version wrote it
+            lock            held while a run is using the folder
+            params.json     the parameters it was last run with
+            finished        the job came to its end; the next run starts over
+            checkpoints/    the checkpoint store, unless it is elsewhere
+    checkpoint-dir  where, if it is
+            live/           databases of running tasks; worthless after a crash
 
-    Args:
-        root: The folder; made if it is not there.
-        job: The job's name.
+        Args:
+            root: The folder; made if it is not there.
+            job: The job's name.
+            checkpoints: Folder or URL where its checkpoints are kept, if not in there.
 
-    Raises:
-        LockedError: If another run uses it.
-        StateError: If it is another job's, of a newer version, or cannot be used.
+        Attributes:
+            url: Where its checkpoints are kept.
+            store: The same, open.
+
+        Raises:
+            LockedError: If another run uses it.
+            StateError: If it is another job's, of a newer version, or cannot be used.
+            UsageError: If there can be no checkpoints at that place.
     """
 
-    def __init__(self, root: Path, job: str) -> None:
+    def __init__(self, root: Path, job: str, checkpoints: str = "") -> None:
         self.root = root
         self.checkpoints = root / "checkpoints"
         self.live = root / "live"
+        if checkpoints and "://" not in checkpoints:
+            checkpoints = str(Path(checkpoints).absolute())
+        self.url = checkpoints.rstrip("/") or str(self.checkpoints)
+        self.store = open_store(self.url)
         self._job = job
+        self._elsewhere = bool(checkpoints)
         try:
             root.mkdir(parents=True, exist_ok=True)
             self._check_strangers()
@@ -52,6 +64,7 @@ class StateDir:
             raise StateError(f"the state folder {root} cannot be used: {error}") from error
         try:
             self._check_owner()
+            self._check_place()
             shutil.rmtree(self.live, ignore_errors=True)
         except BaseException:
             self.close()
@@ -59,12 +72,21 @@ class StateDir:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is something to go on from."""
-        return any(self.checkpoints.glob("*/MANIFEST"))
+        """Whether there is something to go on from.
+
+        Raises:
+            StateError: If that cannot be said.
+        """
+        try:
+            return bool(self.store.epochs())
+        except OSError as error:
+            raise self._unusable(error) from error
 
     @property
     def finished(self) -> bool:
-        """Whether the job came to its end in here."""
+        """Whether the job came to its end with these checkpoints."""
+        if self._elsewhere:
+            return bool(self._note().get("finished"))
         return (self.root / "finished").exists()
 
     @property
@@ -92,10 +114,14 @@ class StateDir:
         forgotten = self.live / "forgotten"
         try:
             self.live.mkdir(parents=True, exist_ok=True)
-            if self.checkpoints.exists():
+            if self._elsewhere:
+                self.store.discard_newer(0)
+                self.store.sweep()
+                self._mark(finished=False)
+            elif self.checkpoints.exists():
                 self.checkpoints.rename(forgotten)
         except OSError as error:
-            raise StateError(f"{self.checkpoints} cannot be removed: {error}") from error
+            raise StateError(f"{self.url} cannot be removed: {error}") from error
         shutil.rmtree(forgotten, ignore_errors=True)
         (self.root / "finished").unlink(missing_ok=True)
 
@@ -114,11 +140,12 @@ class StateDir:
         """
         if self.has_checkpoint and not replace:
             raise UsageError(
-                f"{self.root} has checkpoints of its own; give --fresh together with --from, or "
-                "another --state-dir"
+                f"{self.url if self._elsewhere else self.root} has checkpoints of its own; give "
+                f"--fresh together with --from, or another {self._option}"
             )
-        path = Path(origin)
-        if path.resolve() in (self.root.resolve(), self.checkpoints.resolve()):
+        path = Path(origin.removeprefix("file://"))
+        own = origin.rstrip("/") == self.url
+        if own or path.resolve() in (self.root.resolve(), self.checkpoints.resolve()):
             raise UsageError(
                 f"--from {origin} is the job's own state folder; leave --from out to go on from it"
             )
@@ -129,19 +156,81 @@ class StateDir:
         for file in files.values():
             source.fetch(file, folder / file.digest)
         self.start_over()
-        target = DirectoryStore(self.checkpoints)
-        for digest in files:
-            target.put_file(folder / digest, digest)
-        target.write_manifest(manifest)
+        try:
+            for digest in files:
+                self.store.put_file(folder / digest, digest)
+        except OSError as error:
+            raise self._unusable(error) from error
+        self.store.write_manifest(manifest)
 
     def mark_finished(self) -> None:
         """Note that the job came to its end."""
-        (self.root / "finished").touch()
+        if self._elsewhere:
+            self._mark(finished=True)
+        else:
+            (self.root / "finished").touch()
 
     def close(self) -> None:
         """Remove what is worthless now and let others use the folder."""
         shutil.rmtree(self.live, ignore_errors=True)
         self._lock.close()
+
+    @property
+    def _option(self) -> str:
+        return "--checkpoint-dir" if self._elsewhere else "--state-dir"
+
+    def _unusable(self, error: OSError) -> StateError:
+        return StateError(f"checkpoints cannot be kept at {self.url}: {error}")
+
+    def _note(self) -> dict[str, Any]:
+        """What stands beside checkpoints that are kept elsewhere; empty if nothing does."""
+        try:
+            data = self.store.get_note()
+            found: dict[str, Any] = {} if data is None else {"job": "", **json.loads(data)}
+        except OSError as error:
+            raise self._unusable(error) from error
+        except (ValueError, TypeError) as error:
+            raise StateError(
+                f"{self.url} holds a {NOTE} that is not of checkpoints; give another "
+                "--checkpoint-dir"
+            ) from error
+        return found
+
+    def _mark(self, *, finished: bool) -> None:
+        note = {"job": self._job, "version": LAYOUT_VERSION, "finished": finished}
+        try:
+            self.store.put_note(json.dumps(note).encode() + b"\n")
+        except OSError as error:
+            raise self._unusable(error) from error
+
+    def _check_place(self) -> None:
+        """Refuse checkpoints of another job, or others than this folder has gone with."""
+        record = self.root / "checkpoint-dir"
+        known = record.read_text().strip() if record.exists() else ""
+        given = self.url if self._elsewhere else ""
+        if known != given and (known or any(self.checkpoints.glob("*/MANIFEST"))):
+            where = f"at {known}" if known else "in it"
+            what = f"--checkpoint-dir {known}" if known else "no --checkpoint-dir"
+            raise StateError(
+                f"the state folder {self.root} goes with the checkpoints {where}; give {what}, or "
+                "another --state-dir"
+            )
+        if not self._elsewhere:
+            return
+        note = self._note()
+        if not note and self.has_checkpoint:
+            raise StateError(
+                f"{self.url} holds checkpoints that are not a --checkpoint-dir's, such as a "
+                "savepoint; begin --from it, with another --checkpoint-dir"
+            )
+        if note and note["job"] != self._job:
+            raise StateError(
+                f"the checkpoints at {self.url} belong to job {note['job']!r}, not to "
+                f"{self._job!r}; give another --checkpoint-dir"
+            )
+        if not note:
+            self._mark(finished=False)
+        record.write_text(given + "\n")
 
     def _take_lock(self) -> IO[str]:
         lock = (self.root / "lock").open("a+")
@@ -206,15 +295,18 @@ def newest_checkpoint(origin: str) -> tuple[CheckpointStore, Manifest]:
     """The newest whole checkpoint in a savepoint, a store or a state folder.
 
     Raises:
-        UsageError: If there is no such folder.
-        CheckpointError: If there is nothing usable in it.
+        UsageError: If there is no such folder, or it is no address.
+        CheckpointError: If there is nothing usable in it, or it cannot be read.
     """
-    path = Path(origin)
-    if "://" not in origin and not path.exists():
+    path = Path(origin.removeprefix("file://"))
+    if ("://" not in origin or path.is_absolute()) and not path.exists():
         raise UsageError(f"--from {origin}: there is no such folder")
     inner = path / "checkpoints"
     store = open_store(str(inner) if inner.is_dir() else origin)
-    manifest, _ = store.latest_usable()
+    try:
+        manifest, _ = store.latest_usable()
+    except OSError as error:
+        raise CheckpointError(f"--from {origin} cannot be read: {error}") from error
     if manifest is None:
         raise CheckpointError(f"--from {origin}: there is no checkpoint; check the path")
     return store, manifest

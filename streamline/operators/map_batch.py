@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from streamline.batch import Batch, ColumnBatch, RowBatch
+from streamline.batch import Batch, Column, ColumnBatch, RowBatch
 from streamline.io import Layout, OnError
 from streamline.operators.base import Operator, OperatorSpec, Output
 from streamline.operators.refused import attempt
@@ -35,6 +35,13 @@ class MapBatchSpec(OperatorSpec):
 
     def build(self) -> Operator:
         return MapBatch(self)
+
+
+def _locked(column: Column) -> Column:
+    """The same memory, which cannot be written to through this array."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
 
 
 class MapBatch(Operator):
@@ -64,7 +71,10 @@ class MapBatch(Operator):
             out.emit(RowBatch(result, batch.timestamps, **rest))
 
     def _given(self, batch: Batch) -> Any:
-        return batch.to_columns().columns if self._columns else batch.to_rows().values
+        if not self._columns:
+            return batch.to_rows().values
+        # In whichever process they are: others may be given the same arrays.
+        return {name: _locked(column) for name, column in batch.to_columns().columns.items()}
 
     def _explain(self, error: Exception, batch: Batch) -> Exception:
         return user_error(self.context.node, error, self._given(batch))

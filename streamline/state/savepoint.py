@@ -15,6 +15,8 @@ from streamline.errors import CheckpointError, UsageError
 from streamline.state.manifest import Manifest
 from streamline.state.store import CheckpointStore, open_store
 
+_PROBE = "probe"
+
 
 def check_empty(target: str) -> None:
     """Refuse a place that holds checkpoints already.
@@ -25,6 +27,22 @@ def check_empty(target: str) -> None:
     """
     if _epochs(target):
         raise UsageError(f"{target} holds a savepoint already; give another place")
+
+
+def check_writable(target: str) -> None:
+    """Find out whether a savepoint can be left in a place, before anything is given up for it.
+
+    Raises:
+        UsageError: If there can be none.
+        CheckpointError: If it cannot be written to.
+    """
+    store = open_store(target)
+    try:
+        with tempfile.NamedTemporaryFile(prefix="streamline-") as probe:
+            store.put_file(Path(probe.name), _PROBE)
+        store.remove(-1, {_PROBE})
+    except OSError as error:
+        raise CheckpointError(f"the savepoint {target} cannot be written: {error}") from error
 
 
 def saved_epoch(target: str) -> int | None:

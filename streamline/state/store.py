@@ -1,5 +1,6 @@
 """CheckpointStore: where checkpoints are kept, in a directory or behind any fsspec URL.
 
+job.json                   whose they are, where that is not known by the folder around them
 shared/<digest>            files of key-value stores, named after their content
 <epoch>/MANIFEST           written last: a checkpoint without one does not exist
 """
@@ -11,17 +12,21 @@ import os
 import re
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-from streamline.errors import CheckpointError
+from streamline.errors import CheckpointError, UsageError
 from streamline.plural import counted
 from streamline.state.manifest import DIGEST_BYTES, Manifest, StateFile, unneeded
 
 _CHUNK = 1 << 20
 _numbers = count()
+P = ParamSpec("P")
+R = TypeVar("R")
+NOTE = "job.json"
 _EPOCH = re.compile(r"\d{8,}")
 
 
@@ -69,6 +74,18 @@ class CheckpointStore(ABC):
     @abstractmethod
     def digests(self) -> set[str]:
         """All files stored."""
+
+    @abstractmethod
+    def put_note(self, data: bytes) -> None:
+        """Leave a note of whose checkpoints these are."""
+
+    @abstractmethod
+    def get_note(self) -> bytes | None:
+        """The note that was left, if there is one.
+
+        Raises:
+            OSError: If that cannot be said.
+        """
 
     @abstractmethod
     def where(self, epoch: int) -> str:
@@ -315,8 +332,33 @@ class DirectoryStore(CheckpointStore):
             return set()
         return {path.name for path in self._shared.iterdir()}
 
+    def put_note(self, data: bytes) -> None:
+        self._root.mkdir(parents=True, exist_ok=True)
+        temporary = self._root / f".{NOTE}"
+        temporary.write_bytes(data)
+        temporary.replace(self._root / NOTE)
+
+    def get_note(self) -> bytes | None:
+        note = self._root / NOTE
+        return note.read_bytes() if note.exists() else None
+
     def where(self, epoch: int) -> str:
         return str(self._root / f"{epoch:08d}" / "MANIFEST")
+
+
+def _told(method: Callable[P, R]) -> Callable[P, R]:
+    """Have what a file system's own library raises come as the OSError that is promised."""
+
+    @wraps(method)
+    def tell(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return method(*args, **kwargs)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+    return tell
 
 
 class RemoteStore(CheckpointStore):
@@ -329,31 +371,47 @@ class RemoteStore(CheckpointStore):
         self._fs, self._root = fsspec.core.url_to_fs(url)
         self._url = url
 
+    @_told
     def put_file(self, source: Path, digest: str) -> None:
         self._fs.makedirs(f"{self._root}/shared", exist_ok=True)
         self._fs.put_file(str(source), f"{self._root}/shared/{digest}")
 
+    @_told
     def get_file(self, digest: str, target: Path) -> None:
         self._fs.get_file(f"{self._root}/shared/{digest}", str(target))
 
     def chunks(self, digest: str) -> Iterator[bytes]:
-        with self._fs.open(f"{self._root}/shared/{digest}", "rb") as file:
-            while chunk := file.read(_CHUNK):
+        file = self._open(digest)
+        with file:
+            while chunk := self._read(file):
                 yield chunk
 
+    @_told
+    def _open(self, digest: str) -> Any:
+        return self._fs.open(f"{self._root}/shared/{digest}", "rb")
+
+    @_told
+    def _read(self, file: Any) -> bytes:
+        data: bytes = file.read(_CHUNK)
+        return data
+
+    @_told
     def put_manifest(self, epoch: int, data: bytes) -> None:
         self._fs.makedirs(f"{self._root}/{epoch:08d}", exist_ok=True)
         self._fs.pipe_file(f"{self._root}/{epoch:08d}/MANIFEST", data)
 
+    @_told
     def get_manifest(self, epoch: int) -> bytes:
         data: bytes = self._fs.cat_file(f"{self._root}/{epoch:08d}/MANIFEST")
         return data
 
+    @_told
     def epochs(self) -> list[int]:
         found = self._fs.glob(f"{self._root}/*/MANIFEST")
         names = [path.rstrip("/").split("/")[-2] for path in found]
         return sorted(int(name) for name in names if _EPOCH.fullmatch(name))
 
+    @_told
     def remove(self, epoch: int, digests: set[str]) -> None:
         paths = [f"{self._root}/shared/{digest}" for digest in digests]
         if epoch >= 0:
@@ -362,21 +420,50 @@ class RemoteStore(CheckpointStore):
             if self._fs.exists(path):
                 self._fs.rm_file(path)
 
+    @_told
     def digests(self) -> set[str]:
         if not self._fs.exists(f"{self._root}/shared"):
             return set()
         return {path.rsplit("/", 1)[-1] for path in self._fs.find(f"{self._root}/shared")}
+
+    @_told
+    def put_note(self, data: bytes) -> None:
+        self._fs.makedirs(self._root, exist_ok=True)
+        self._fs.pipe_file(f"{self._root}/{NOTE}", data)
+
+    @_told
+    def get_note(self) -> bytes | None:
+        if not self._fs.exists(f"{self._root}/{NOTE}"):
+            return None
+        data: bytes = self._fs.cat_file(f"{self._root}/{NOTE}")
+        return data
 
     def where(self, epoch: int) -> str:
         return f"{self._url}/{epoch:08d}/MANIFEST"
 
 
 def open_store(url: str) -> CheckpointStore:
-    """The store at a path or URL."""
+    """The store at a path or URL.
+
+    Raises:
+        UsageError: If the URL cannot be one of a store, or a package is missing for it.
+        CheckpointError: If it cannot be reached.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator:
         return DirectoryStore(Path(url))
-    return DirectoryStore(Path(rest)) if scheme == "file" else RemoteStore(url)
+    if scheme == "file":
+        if not rest.startswith("/"):
+            raise UsageError(f"{url}: a file URL has a whole path, such as file:///backup/{rest}")
+        return DirectoryStore(Path(rest))
+    try:
+        return RemoteStore(url)
+    except ImportError as error:
+        raise UsageError(f"{url}: {scheme}:// needs a package that is missing ({error})") from error
+    except ValueError as error:
+        raise UsageError(f"{url}: nothing is known at such an address ({error})") from error
+    except Exception as error:
+        raise CheckpointError(f"{url} cannot be used: {type(error).__name__}: {error}") from error
 
 
 def _digest_file(path: Path) -> tuple[str, int]:

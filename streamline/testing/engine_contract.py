@@ -24,6 +24,8 @@ _ORDERS = 1_500
 _JOBS = '''\
 """Jobs of the engine contract: read orders from files, write results to files."""
 
+import numpy as np
+
 import streamline as sl
 from streamline.connectors.files import FileSink, FileSource
 from streamline.testing import Crash, Event, Pause, ScriptedSource
@@ -51,6 +53,18 @@ class Totals(sl.ProcessFunction[str, Order, dict[str, object]]):
         yield {"user": ctx.key, "total": self.total.get()}
 
 
+def changing(columns):
+    """Tries to change what it was given, which other operators may be given too."""
+    given = columns["amount"]
+    changed = columns.get("changed", np.zeros(len(given), dtype=bool))
+    try:
+        given[:] = 0
+        changed = ~changed
+    except ValueError:
+        pass
+    return {"amount": given, "changed": changed}
+
+
 def results(input: str, output: str) -> sl.Job:
     """Windows, timers, a running count behind a union and a rebalance, all of one source."""
     job = sl.Job("results")
@@ -63,6 +77,8 @@ def results(input: str, output: str) -> sl.Job:
     odd = stream.filter(lambda order: order.amount % 2 == 1)
     counts = even.map("amount").union(odd.map("amount")).key_by(lambda n: n).aggregate(n=sl.Count())
     counts.sink("counts", FileSink(f"{output}/counts", format=sl.Json()))
+    columns = stream.map_columns(changing).rebalance().map_columns(changing)
+    columns.sink("columns", FileSink(f"{output}/columns", format=sl.Json()))
     return job
 
 
@@ -140,6 +156,8 @@ class EngineContract(ABC):
                 same_records(_read(root / "totals"), _totals(orders), f"totals {what}")
                 amounts = [order["amount"] for order in orders]
                 same_records(_read(root / "counts"), _counts(amounts), f"counts {what}")
+                same = [{"amount": amount, "changed": False} for amount in amounts]
+                same_records(_read(root / "columns"), same, f"columns {what}")
                 _nothing_left(root)
 
     def test_a_task_that_fails_is_restarted_and_nothing_counts_twice(self) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from streamline.config import CHECKS_VARIABLE
 from streamline.testing.services.process import free_port
 
 JOBS = Path(__file__).with_name("jobs")
@@ -27,7 +28,9 @@ class Cluster:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
-            name: value for name, value in os.environ.items() if not name.startswith("STREAMLINE_")
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("STREAMLINE_") or name == CHECKS_VARIABLE
         } | {"XDG_STATE_HOME": str(folder / "home")}
         self.process = None
         self.submitted = 0

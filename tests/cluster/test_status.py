@@ -4,12 +4,16 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 
+import tests.processes
 from tests.cluster.running import Cluster
+
+FORGETFUL = Path(tests.processes.__file__).with_name("forgetful.py")
 
 
 @pytest.fixture(scope="module")
@@ -114,3 +118,15 @@ def watch(cluster, job, over):
             assert time.monotonic() < end, json.dumps(seen[-1])
             seen.append(client.get(f"/v1/jobs/{job}").json())
     return seen
+
+
+def test_rules_are_checked_if_the_clusters_environment_says_so(cluster, tmp_path):
+    """As those of all tests do: a reader that goes on elsewhere than it should fails the job."""
+    job = cluster.ok("submit", FORGETFUL, "-p", f"output={tmp_path}", "--checkpoint-every", "50ms")
+    epoch = 2  # it has read all there is by then
+    found = cluster.until(
+        job, lambda found: (found["last_checkpoint"] or {}).get("epoch", 0) > epoch
+    )
+    os.kill(found["workers"][0]["pid"], signal.SIGKILL)
+    failed = watch(cluster, job, lambda found: found["state"] == "failed")[-1]
+    assert "numbers[0] reads all from 101, but the checkpoint says 100" in failed["last_error"]
