@@ -115,7 +115,7 @@ class JobSpec:
             )
         found_job = getattr(module, self.name)
         if callable(found_job) and not isinstance(found_job, Job):
-            arguments = _arguments(found_job, self.params, self.name, self.path)
+            arguments = _arguments(found_job, self.params, name=self.name, path=self.path)
             found_job = self._guarded(lambda: found_job_call(found_job, arguments))
         elif self.params:
             raise UsageError(
@@ -193,7 +193,7 @@ def _user_trace(error: BaseException) -> str:
 
 
 def _arguments(
-    function: Callable[..., Any], params: Mapping[str, str], name: str, path: str
+    function: Callable[..., Any], params: Mapping[str, str], *, name: str, path: str
 ) -> dict[str, Any]:
     """Turn ``-p name=value`` into the function's arguments, by their annotations."""
     parameters = signature(function).parameters

@@ -182,7 +182,7 @@ def make_plan(graph: JobGraph, parallelism: int = 1) -> ExecutionPlan:
         graph.name,
         graph.max_parallelism,
         stages,
-        tuple(_cross_edges(graph, cross, home, parallelism)),
+        tuple(_cross_edges(graph, cross, home, default=parallelism)),
     )
 
 
@@ -205,7 +205,7 @@ def with_parallelism(graph: JobGraph, nodes: Mapping[str, int]) -> JobGraph:
 
 
 def _cross_edges(
-    graph: JobGraph, edges: list[Edge], home: dict[NodeId, NodeId], default: int
+    graph: JobGraph, edges: list[Edge], home: dict[NodeId, NodeId], *, default: int
 ) -> Iterator[CrossEdge]:
     for number, edge in enumerate(edges):
         source = graph.parallelism_of(graph.node(edge.source), default)

@@ -77,11 +77,11 @@ def _tell_plan(
         return
     console = Console(highlight=False)
     with console.capture() as captured:
-        _show(console, graph, laid_out, parallelism)
+        _show(console, graph, laid_out, parallelism=parallelism)
     print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
-def _show(console: Console, graph: JobGraph, laid_out: ExecutionPlan, parallelism: int) -> None:
+def _show(console: Console, graph: JobGraph, laid_out: ExecutionPlan, *, parallelism: int) -> None:
     console.print(f"job [bold]{graph.name}[/bold], {counted(len(laid_out.tasks()), 'task')}")
     nodes = Table("node", "kind", "parallelism", "fed by", box=None, pad_edge=False)
     for node in graph.topological():

@@ -183,7 +183,7 @@ def _run(request: Request, state: StateDir, held: HeldSignals) -> JobStatus:
     state.params = request.spec.params
     began = time.monotonic()
     if request.engine == "inline":
-        status = _run_inline(request, state, said, held)
+        status = _run_inline(request, state, held, said=said)
     else:
         settings = LocalSettings(
             request.spec,
@@ -214,7 +214,7 @@ def _changed(before: dict[str, str], now: dict[str, str]) -> list[tuple[str, str
 
 
 def _run_inline(
-    request: Request, state: StateDir, said: list[tuple[str, str]], held: HeldSignals
+    request: Request, state: StateDir, held: HeldSignals, *, said: list[tuple[str, str]]
 ) -> JobStatus:
     lines = ProgressLine(JobStatus(request.graph.name))
     for level, text in said:

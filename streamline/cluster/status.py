@@ -39,7 +39,8 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
             "age_s": (now_ms - done.ended_ms) / 1000,
         },
         "tasks": [
-            _task(status, task, worker, now_ms) for task, worker in sorted(status.placement.items())
+            _task(status, task, worker, now_ms=now_ms)
+            for task, worker in sorted(status.placement.items())
         ],
         "workers": [
             {"id": worker, "pid": status.workers.get(worker), "state": str(state)}
@@ -51,7 +52,7 @@ def describe(status: JobStatus, *, now_ms: int, began_ms: int, last_error: str) 
     }
 
 
-def _task(status: JobStatus, task: str, worker: int, now_ms: int) -> dict[str, Any]:
+def _task(status: JobStatus, task: str, worker: int, *, now_ms: int) -> dict[str, Any]:
     node, _, index = task.removesuffix("]").rpartition("[")
     counted = status.tasks.get(task, {})
     up_ms = max(1, counted.get("up_ms", 0))

@@ -600,7 +600,7 @@ class InlineEngine:
         self._last_words = {
             task: last for task, last in self._last_words.items() if task not in deploy.tasks
         }
-        tasks = build_tasks(self._plan, deploy.tasks, self._services(worker, deploy), remote)
+        tasks = build_tasks(self._plan, deploy.tasks, self._services(worker, deploy), remote=remote)
         self._tasks[worker] = {
             task_id: self._wakeable(task, deploy.tasks[task_id]) for task_id, task in tasks.items()
         }

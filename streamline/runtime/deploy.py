@@ -39,6 +39,7 @@ def build_tasks(
     plan: ExecutionPlan,
     mine: Collection[TaskId],
     services: TaskServices,
+    *,
     remote: RemoteEnds | None = None,
 ) -> dict[TaskId, Task]:
     """Make the tasks in ``mine``, none of them started yet.
@@ -59,7 +60,7 @@ def build_tasks(
         for task in mine
     }
     for edge in plan.edges:
-        senders = _connect(plan, edge, places, services.config, remote)
+        senders = _connect(plan, edge, places, config=services.config, remote=remote)
         project = projection(plan, edge) if senders else None
         for index, of_task in senders.items():
             place = places[TaskId(edge.source, index)]
@@ -93,6 +94,7 @@ def _connect(
     plan: ExecutionPlan,
     edge: CrossEdge,
     places: dict[TaskId, TaskPlace],
+    *,
     config: RuntimeConfig,
     remote: RemoteEnds | None,
 ) -> dict[int, list[Sender]]:

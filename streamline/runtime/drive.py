@@ -52,7 +52,7 @@ async def run_task(task: Task, restore: TaskRestore, clock: Clock) -> None:
             if step.until_ms is not None:
                 delay_s = max(0, step.until_ms - clock.now_ms()) / 1000
             began_s, blocked = clock.monotonic_s(), task.blocked
-            await _wait(task, woken, step.wait, delay_s)
+            await _wait(task, woken, step.wait, within_s=delay_s)
             waited_s = clock.monotonic_s() - began_s
             if blocked:
                 task.backpressured_s += waited_s
@@ -61,7 +61,7 @@ async def run_task(task: Task, restore: TaskRestore, clock: Clock) -> None:
         woken.clear()
 
 
-async def _wait(task: Task, woken: asyncio.Event, wait: Wait, delay_s: float | None) -> None:
+async def _wait(task: Task, woken: asyncio.Event, wait: Wait, *, within_s: float | None) -> None:
     """Until the task is woken, time is up, or its source may have something."""
     if woken.is_set():
         return
@@ -69,7 +69,7 @@ async def _wait(task: Task, woken: asyncio.Event, wait: Wait, delay_s: float | N
     if wait is Wait.SOURCE and task.reader is not None:
         waiting.append(asyncio.ensure_future(task.reader.wait()))
     try:
-        done, _ = await asyncio.wait(waiting, timeout=delay_s, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(waiting, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         for future in done:
             future.result()  # a reader's error is the task's
     finally:

@@ -259,7 +259,7 @@ class Task:
                 self.id,
                 place.key_range,
                 tuple(str(node) for node in place.stage.node_ids),
-                wanted_states(place.stage.nodes),
+                wanted=wanted_states(place.stage.nodes),
                 max_parallelism=place.max_parallelism,
                 services=services.state,
                 config=services.config,

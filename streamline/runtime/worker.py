@@ -167,7 +167,7 @@ class Worker:
                 ),
                 receiver=lambda channel, task: self._channels.receiver(channel, placement[task]),
             )
-            self._build(plan, message, services, remote)
+            self._build(plan, message, services, remote=remote)
             try:
                 await self._channels.connect(message.peers)
             except OSError as error:
@@ -185,9 +185,10 @@ class Worker:
         plan: ExecutionPlan,
         message: DeployTasks,
         services: TaskServices,
+        *,
         remote: RemoteEnds,
     ) -> None:
-        self._tasks = build_tasks(plan, message.tasks.keys(), services, remote)
+        self._tasks = build_tasks(plan, message.tasks.keys(), services, remote=remote)
 
     async def _run(self, task: Task, restore: Any) -> None:
         generation = self._generation

@@ -80,7 +80,7 @@ def restore_state(
             _fetch(handle, store, folder)
             old = open_kv(folder)
             try:
-                _copy(handle, old, kv, key_range, wanted)
+                _copy(handle, old, kv, key_range=key_range, wanted=wanted)
             finally:
                 old.close()
                 shutil.rmtree(folder, ignore_errors=True)
@@ -168,6 +168,7 @@ def _copy(
     handle: StateHandle,
     old: KeyValueStore,
     new: KeyValueStore,
+    *,
     key_range: KeyGroupRange,
     wanted: WantedStates,
 ) -> None:

@@ -102,7 +102,7 @@ class HarnessState:
             task,
             key_range,
             tuple(str(node) for node in stage.node_ids),
-            wanted_states(stage.nodes),
+            wanted=wanted_states(stage.nodes),
             max_parallelism=settings.max_parallelism,
             services=StateServices(self.folder, settings.open_kv, self._store, _at_once),
             config=settings.config,

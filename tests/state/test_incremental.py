@@ -48,7 +48,7 @@ class Life:
             TaskId(NodeId(NODE), 0),
             self.key_range,
             (NODE,),
-            WantedStates({(NODE, "count"): {}}),
+            wanted=WantedStates({(NODE, "count"): {}}),
             max_parallelism=GROUPS,
             services=StateServices(folder, open_rocksdb, store, at_once),
             config=RuntimeConfig(check_invariants=True),

@@ -89,7 +89,7 @@ class Bench:
             TASK,
             RANGE,
             ("a",),
-            WantedStates({("a", "x"): {}}),
+            wanted=WantedStates({("a", "x"): {}}),
             max_parallelism=16,
             services=StateServices(
                 self.folder / f"process-{len(self.stores)}",
