@@ -16,15 +16,15 @@ from typing import Any, TypeVar
 import aiokafka
 from aiokafka import AIOKafkaConsumer, TopicPartition, errors
 
-from streamline.batch import Batch, Origins, RowBatch
+from streamline.batch import Batch
 from streamline.connectors.kafka.batches import Fetched
 from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.decode import Decoder
 from streamline.connectors.kafka.fit import lacking
 from streamline.connectors.kafka.getmany import fetched_by
-from streamline.connectors.kafka.record import KafkaRecord
-from streamline.errors import ConnectorError, DecodeError, OutageError
+from streamline.errors import ConnectorError, OutageError
 from streamline.formats import Format
-from streamline.io import DeadLetter, Position, ReaderContext, SourceReader
+from streamline.io import Position, ReaderContext, SourceReader
 from streamline.messages import MAX_TIMESTAMP, MIN_TIMESTAMP
 
 T = TypeVar("T")
@@ -33,7 +33,6 @@ _ANSWER_WITHIN_S = 3.0
 _WAIT_S = 0.2
 _GONE_LOOKS = 12
 _TELL_WITHIN_S = 5.0
-_SHOWN_BYTES = 120
 _FOREVER_S = 1e9
 
 
@@ -83,7 +82,6 @@ class KafkaReader(SourceReader[T]):
 
     def __init__(self, source: ReadSettings) -> None:
         self._source = source
-        self._format = source.format
         self._partitions: dict[TopicPartition, _Partition] = {}
         self._consumer: AIOKafkaConsumer | None = None
         self._fetched: Fetched | None = None
@@ -110,6 +108,8 @@ class KafkaReader(SourceReader[T]):
 
     async def open(self, context: ReaderContext) -> None:
         self._context = context
+        source = self._source
+        self._decoder = Decoder(source.format, metadata=source.metadata, context=context)
         self._loop = asyncio.get_running_loop()
         await self._again(self._connect, self._source.give_up_after_ms / 1000)
         self._watching = asyncio.ensure_future(self._watch())
@@ -352,88 +352,7 @@ class KafkaReader(SourceReader[T]):
             rows = [row for row in rows if row.offset < partition.offset]
             fetched.stop(partition.at)
             self.active.discard(partition.name)
-        return self._decode(partition, rows) if rows else None
-
-    def _decode(self, partition: _Partition, rows: list[Any]) -> Batch | None:
-        values = [row.value for row in rows]
-        source, counters = self._source, self._context.counters
-        if None in values:
-            if not source.metadata:
-                rows = [row for row in rows if row.value is not None]
-                counters.skipped += len(values) - len(rows)
-                values = [row.value for row in rows]
-            else:
-                return self._with_metadata(partition, rows)
-        counters.bytes_in += sum(map(len, values))
-        if source.metadata:
-            return self._with_metadata(partition, rows)
-        try:
-            if self._context.layout == "columns" and values:
-                columns = self._format.decode_columns(b"\n".join(values))
-                if columns is not None and len(columns) == len(values):
-                    return self._mark(partition, columns, rows)
-            return self._mark(partition, RowBatch(self._format.decode_many(values)), rows)
-        except DecodeError:
-            bad: set[int] = set()
-
-            def leave_out(place: int, data: bytes, why: str) -> None:
-                bad.add(place)
-                self._bad(partition, rows[place].offset, data, why)
-
-            found = RowBatch(self._format.decode_each(values, leave_out))
-            good = [row for place, row in enumerate(rows) if place not in bad]
-            return self._mark(partition, found, good)
-
-    def _mark(self, partition: _Partition, batch: Batch, rows: list[Any]) -> Batch | None:
-        batch.partition = partition.name
-        if self._context.origins:
-            batch.origins = Origins(
-                partition.name, lambda place: (rows[place].offset, rows[place].value or b"")
-            )
-        return batch if len(batch) else None
-
-    def _with_metadata(self, partition: _Partition, rows: list[Any]) -> Batch | None:
-        topic, number = partition.at
-        given = [row for row in rows if row.value is not None]
-        bad: set[int] = set()
-
-        def leave_out(place: int, data: bytes, why: str) -> None:
-            bad.add(given[place].offset)
-            self._bad(partition, given[place].offset, data, why)
-
-        try:
-            values = iter(self._format.decode_many([row.value for row in given]))
-        except DecodeError:
-            values = iter(self._format.decode_each([row.value for row in given], leave_out))
-        rows = [row for row in rows if row.offset not in bad]
-        records = [
-            KafkaRecord(
-                None if row.value is None else next(values),
-                row.key,
-                list(row.headers),
-                row.timestamp,
-                topic,
-                number,
-                row.offset,
-            )
-            for row in rows
-        ]
-        return self._mark(partition, RowBatch(records), rows)
-
-    def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
-        context = self._context
-        if self._format.on_error == "skip":
-            context.counters.skipped += 1
-        elif self._format.on_error == "dead_letter":
-            context.counters.dead_letters += 1
-            context.dead_letter(DeadLetter(reason, context.node, partition.name, offset, data))
-        else:
-            shown = data[:_SHOWN_BYTES]
-            more = "..." if len(data) > _SHOWN_BYTES else ""
-            raise DecodeError(
-                f"source {context.node!r}, {partition.name}, offset {offset}: {reason}: "
-                f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
-            )
+        return self._decoder.decode(partition.name, partition.at, rows) if rows else None
 
     # ------------------------------------------------------------------ when things go wrong
 

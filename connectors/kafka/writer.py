@@ -8,8 +8,6 @@ checkpoint is taken, and whether it was completed, it is told by its task.
 from __future__ import annotations
 
 import asyncio
-import zlib
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,41 +15,33 @@ from typing import Any, TypeVar
 
 import numpy as np
 from aiokafka import errors
-from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from streamline.batch import Batch
-from streamline.connectors.kafka.client import AWAY, OURS, KafkaSecurity, explain, log, retry
+from streamline.connectors.kafka.client import KafkaSecurity, log, retry
 from streamline.connectors.kafka.encode import Encoder
+from streamline.connectors.kafka.failures import ENDED, broken, lost
+from streamline.connectors.kafka.holder import Holder
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.producer import Producer
+from streamline.connectors.kafka.slots import Slots
+from streamline.connectors.kafka.topic import look_at_topic
 from streamline.connectors.kafka.transactions import (
     Outcome,
     Prepared,
     Transactions,
     parse_id,
-    run_id,
     transactional_id,
 )
-from streamline.errors import ConnectorError, FencedError, OutageError, UsageError
+from streamline.errors import ConnectorError, UsageError
 from streamline.formats import Format
 from streamline.io import Committable, SinkWriter, WriterContext
 from streamline.messages import MIN_TIMESTAMP
 
 T = TypeVar("T")
-_SLOTS = 3
-_MOST_SLOTS = 64
 _IN_FLIGHT_BYTES = 8 << 20
 _CLOSE_WITHIN_S = 2.0
 _NEAR = 0.75
 """What part of its timeout a prepared transaction may wait for its checkpoint."""
-_ENDED = (
-    errors.ProducerFenced,
-    errors.InvalidProducerEpoch,
-    errors.InvalidProducerIdMapping,
-    errors.InvalidTxnState,
-)
-"""The transaction of a producer is not there any more."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +77,7 @@ class KafkaWriter(SinkWriter[T]):
         self._current: Producer | None = None
         self._spare: asyncio.Task[Producer] | None = None
         self._retiring: set[asyncio.Task[None]] = set()
-        self._free: deque[int] = deque()
-        self._slots = 0
+        self._slots: Slots | None = None
         self._begun_s: dict[str, float] = {}
 
     # ------------------------------------------------------------------ begin
@@ -111,7 +100,23 @@ class KafkaWriter(SinkWriter[T]):
                     f"be at least twice the time between checkpoints, {interval} ms, or records "
                     "that a checkpoint covers are lost; set it higher, or --checkpoint-every lower"
                 )
-        self._partitions = Partitions(await self._again(self._look_around))
+        self._holder = Holder(
+            context,
+            settings.topic,
+            timeout_ms=settings.transaction_timeout_ms,
+            again=self._again,
+        )
+        look = partial(
+            look_at_topic,
+            settings.servers,
+            settings.topic,
+            what=self._what,
+            security=settings.security,
+            transaction_timeout_ms=(
+                settings.transaction_timeout_ms if settings.exactly_once else None
+            ),
+        )
+        self._partitions = Partitions(await self._again(look))
         if settings.exactly_once:
             await self._connect()
 
@@ -125,15 +130,13 @@ class KafkaWriter(SinkWriter[T]):
     async def recover(self, committables: list[Committable]) -> None:
         prepared = [Prepared.of(stored) for stored in committables]
         if self._settings.exactly_once:
-            await self._take_over()
+            assert self._transactions is not None
+            await self._holder.take_over(self._transactions)
             await self._settle_earlier(prepared)
             mine = [parsed for one in prepared if (parsed := parse_id(one.id))]
             recent = {slot for _, _, index, slot in mine if index == self._context.index}
-            # A transaction that a restore may name again keeps its producer epoch for a while.
-            order = sorted(range(max(_SLOTS, len(recent) + 1)), key=lambda slot: slot in recent)
-            self._free.extend(order)
-            self._slots = len(order)
-            self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
+            self._slots = Slots(self._what, recent)
+            self._spare = asyncio.ensure_future(self._produce(self._slots.take()))
         else:
             if self._context.restored:
                 # The job may have promised more before it was changed.
@@ -151,83 +154,6 @@ class KafkaWriter(SinkWriter[T]):
         self._context.probe("settled")
         await self._shut_out({one.id for one in prepared})
         self._context.probe("shut_out")
-
-    async def _take_over(self) -> None:
-        """Let other runs know that ours writes here now.
-
-        Raises:
-            FencedError: If ours was at work before, and has lost its place to a newer one.
-        """
-        context, transactions = self._context, self._transactions
-        if not context.whole_run:
-            return
-        assert transactions is not None
-        if context.took_over and await self._overthrown():
-            raise self._fenced()
-        name = run_id(context.job, context.node)
-        await self._again(lambda: transactions.hold(name, self._mark))
-
-    @property
-    def _mark(self) -> int:
-        """Tells our run from others."""
-        return 1 + zlib.crc32(self._context.whole_run.encode()) % (
-            self._settings.transaction_timeout_ms
-        )
-
-    async def _overthrown(self) -> bool:
-        """Whether another run has taken over since ours did."""
-        context, transactions = self._context, self._transactions
-        if transactions is None or not context.whole_run:
-            return False
-        name = run_id(context.job, context.node)
-        holder = await self._again(lambda: transactions.holder(name))
-        return holder not in (None, self._mark)
-
-    def _fenced(self) -> FencedError:
-        return FencedError(
-            f"{self._what}: a newer run of job {self._context.job!r} writes to topic "
-            f"{self._settings.topic!r} now, so this one ends; see to it that only one is started, "
-            "or give one of the jobs another name"
-        )
-
-    async def _look_around(self) -> int:
-        """How many partitions the topic has; checks what can be checked now."""
-        settings = self._settings
-        admin = AIOKafkaAdminClient(
-            bootstrap_servers=settings.servers,
-            client_id=f"{OURS}look",
-            **settings.security.options(),
-        )
-        try:
-            await admin.start()
-            (topic,) = await admin.describe_topics([settings.topic])
-            if topic["error_code"] == errors.UnknownTopicOrPartitionError.errno:
-                raise ConnectorError(
-                    f"{self._what}: there is no topic {settings.topic!r} at {settings.servers}; "
-                    "create it, or correct topic="
-                )
-            if topic["error_code"] != 0:
-                raise errors.for_code(topic["error_code"])(settings.topic)
-            if settings.exactly_once:
-                await self._check_timeout(admin)
-        finally:
-            await admin.close()
-        return len(topic["partitions"])
-
-    async def _check_timeout(self, admin: AIOKafkaAdminClient) -> None:
-        (node,) = {broker["node_id"] for broker in (await admin.describe_cluster())["brokers"][:1]}
-        resource = ConfigResource(
-            ConfigResourceType.BROKER, str(node), configs={"transaction.max.timeout.ms": None}
-        )
-        (answer,) = await admin.describe_configs([resource])
-        code, _, _, _, entries = answer.resources[0]
-        limits = [int(entry[1]) for entry in entries if entry[0] == "transaction.max.timeout.ms"]
-        wanted = self._settings.transaction_timeout_ms
-        if code == 0 and limits and wanted > limits[0]:
-            raise UsageError(
-                f"{self._what}: transaction_timeout={wanted} ms is longer than the broker allows, "
-                f"{limits[0]} ms; lower it, or raise transaction.max.timeout.ms of the broker"
-            )
 
     async def _shut_out(self, named: set[str]) -> None:
         """Abort what the earlier writers of our share left open, and fence who wrote it.
@@ -270,16 +196,8 @@ class KafkaWriter(SinkWriter[T]):
         self._current = await self._spare
         self._spare = None
         await self._count_partitions(self._current)
-        if self._settings.exactly_once:
-            if not self._free:
-                if self._slots >= _MOST_SLOTS:
-                    raise ConnectorError(
-                        f"{self._what}: {self._slots} transactions wait for a checkpoint to "
-                        "complete; see why checkpoints fail"
-                    )
-                self._free.append(self._slots)
-                self._slots += 1
-            self._spare = asyncio.ensure_future(self._produce(self._free.popleft()))
+        if self._slots is not None:
+            self._spare = asyncio.ensure_future(self._produce(self._slots.take()))
 
     async def _count_partitions(self, producer: Producer) -> None:
         count = await producer.partition_count()
@@ -370,31 +288,17 @@ class KafkaWriter(SinkWriter[T]):
         outcomes = await asyncio.gather(*work)
         for one, outcome in zip(prepared, outcomes, strict=True):
             if outcome is not Outcome.COMMITTED:
-                if await self._overthrown():
-                    raise self._fenced()
+                if await self._holder.overthrown(self._transactions):
+                    raise self._holder.fenced()
                 self._lost(one, outcome)
             self._begun_s.pop(one.id, None)
             parsed = parse_id(one.id)
             if parsed is not None and parsed[2] == self._context.index and self._slots:
-                if parsed[3] not in self._free and parsed[3] < self._slots:
-                    self._free.append(parsed[3])
+                self._slots.give_back(parsed[3])
 
     def _lost(self, prepared: Prepared, outcome: Outcome) -> None:
         """A transaction that a checkpoint covers has not been committed, and cannot be."""
-        where = ", ".join(str(partition) for partition in sorted(prepared.ends))
-        if outcome is Outcome.ABORTED:
-            what = (
-                "was aborted by the broker, since nobody committed it in time, or by hand: its "
-                "records are lost; transaction_timeout must be longer than a job may be down"
-            )
-        else:
-            what = (
-                "is gone, and the topic no longer tells what became of it: its records may be lost"
-            )
-        message = (
-            f"{self._what}: the transaction of checkpoint {prepared.checkpoint}, topic "
-            f"{prepared.topic!r}, partitions {where} ({prepared.id}) {what}"
-        )
+        message = lost(self._what, prepared, outcome)
         if self._settings.fail_on_loss:
             raise ConnectorError(f'{message}; on_lost_transaction="log" would go on without them')
         log.error("streamline: %s", message)
@@ -443,26 +347,14 @@ class KafkaWriter(SinkWriter[T]):
         )
 
     async def _broken(self, error: errors.KafkaError) -> ConnectorError:
+        if isinstance(error, ENDED) and await self._holder.overthrown(self._transactions):
+            return self._holder.fenced()
         settings = self._settings
-        if isinstance(error, errors.MessageSizeTooLargeError | errors.RecordListTooLargeError):
-            return ConnectorError(
-                f"{self._what}: a record batch is larger than topic {settings.topic!r} takes: "
-                f"{error}; raise max.message.bytes of the topic, lower batch_bytes="
-                f"{settings.batch_bytes}, or write smaller records"
-            )
-        if isinstance(error, _ENDED):
-            if await self._overthrown():
-                return self._fenced()
-            return ConnectorError(
-                f"{self._what}: Kafka has ended a transaction under way: it was open for longer "
-                f"than transaction_timeout, {settings.transaction_timeout_ms / 1000:g} s, or "
-                "somebody else has ended it"
-            )
-        if isinstance(error, errors.InvalidTimestampError):
-            return ConnectorError(
-                f"{self._what}: topic {settings.topic!r} does not take records whose event time is "
-                "so old; raise message.timestamp.before.max.ms of the topic, or give it "
-                "message.timestamp.type=LogAppendTime"
-            )
-        kind = OutageError if isinstance(error, AWAY) else ConnectorError
-        return kind(f"{self._what}: {explain(error, settings.servers)}")
+        return broken(
+            self._what,
+            error,
+            servers=settings.servers,
+            topic=settings.topic,
+            batch_bytes=settings.batch_bytes,
+            transaction_timeout_ms=settings.transaction_timeout_ms,
+        )

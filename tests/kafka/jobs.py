@@ -109,7 +109,7 @@ def quiet(servers: str, source: str, target: str) -> sl.Job:
     orders = KafkaSource(servers, topic=source, format=sl.Json(Order), max_skew="10s")
     (
         job.source("orders", orders)
-        .with_timestamps("at", max_out_of_orderness="1s", idle_after="500ms")
+        .with_timestamps("at", max_out_of_orderness="1s", idle_after="2s")
         .key_by("user")
         .window(sl.Tumbling("10s"))
         .aggregate(total=sl.Sum("amount"))

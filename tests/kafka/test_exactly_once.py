@@ -1,5 +1,7 @@
 """Kafka to Kafka, with everything killed that can be: what read_committed sees is the reference."""
 
+import signal
+
 import pytest
 
 from streamline.testing.services import KafkaBroker
@@ -8,7 +10,6 @@ from tests.kafka.cases import (
     RESTORE_POINTS,
     WORKER_POINTS,
     Case,
-    ended,
     fill,
     killed_at_random,
     killed_in_restores,
