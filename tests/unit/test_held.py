@@ -30,7 +30,6 @@ def test_who_came_before_does_no_harm(tmp_path: Path, note: bytes | None) -> Non
         first.store.write_manifest(manifest(3))
     for remove in (
         lambda: first.store.discard_newer(0),
-        lambda: first.store.discard_all_but(0, set()),
         lambda: first.store.remove(1, set()),
     ):
         with pytest.raises(PermissionError):
