@@ -26,6 +26,7 @@ def test_left_at_a_url_and_begun_from(cluster, tmp_path):
     cluster.records(job, 500)
     assert cluster.ok("savepoint", job, live) == live
     assert "holds a savepoint already" in cluster.refused("savepoint", job, live, status=1)
+    cluster.records(job, 2_000)  # its first window is over, and stands in what it has written
     assert cluster.ok("stop", job, "--savepoint", last) == last
     plan = cluster.ok("plan", JOBS / "paced.py", *paced(out), "--from", last)
     assert "savepoint" in plan.splitlines()[0]
