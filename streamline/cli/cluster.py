@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import click
 
-from streamline.cli.completion import ENDED, job_argument
+from streamline.cli.completion import CA, ENDED, job_argument
 from streamline.cli.options import job_arguments, parse_params
 from streamline.cli.streams import tell
 from streamline.cli.tables import show_job, show_jobs
@@ -37,9 +37,20 @@ _MISSING = (
 )
 
 
+def _note_ca(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    context.meta[CA] = value
+
+
 def at_cluster(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--cluster`` and ``--json``."""
+    """``--cluster``, ``--ca`` and ``--json``."""
     command = click.option("--json", "as_json", is_flag=True, help="Print JSON.")(command)
+    command = click.option(
+        "--ca",
+        metavar="FILE",
+        help="The certificate by which an https cluster is known, or STREAMLINE_CA.",
+        expose_value=False,
+        callback=_note_ca,
+    )(command)
     return click.option(
         "--cluster",
         metavar="URL",
@@ -52,7 +63,7 @@ def _client(url: str | None) -> Any:
         from streamline.cluster.client import Client
     except ImportError as error:
         raise UsageError(_EXTRA) from error
-    return Client(url)
+    return Client(url, ca=click.get_current_context().meta.get(CA))
 
 
 @click.group()
@@ -83,6 +94,13 @@ def cluster() -> None:
 @click.option("--tls-cert", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--tls-key", type=click.Path(dir_okay=False, exists=True, path_type=Path))
 @click.option("--log-json", is_flag=True, help="Logs, also those of jobs, have JSON lines.")
+@click.option(
+    "--log-size",
+    metavar="SIZE",
+    default="64MiB",
+    show_default=True,
+    help="So much is kept of each job's log.",
+)
 def start(
     data_dir: Path,
     listen: str,
@@ -90,6 +108,7 @@ def start(
     tls_cert: Path | None,
     tls_key: Path | None,
     log_json: bool,
+    log_size: str,
 ) -> None:
     """Start the cluster's daemon, in the foreground.
 
@@ -97,6 +116,7 @@ def start(
     it is killed, jobs go on by themselves, and the next daemon on its folder takes them over.
     """
     try:
+        from streamline.cluster.log import LogSettings
         from streamline.cluster.server import serve
     except ImportError as error:
         raise UsageError(_EXTRA) from error
@@ -120,7 +140,7 @@ def start(
         token=token,
         certificate=tls_cert,
         key=tls_key,
-        log_json=log_json,
+        log=LogSettings(log_json, size_bytes(log_size, "--log-size")),
         say=_json_teller() if log_json else lambda text: tell(f"streamline: {text}"),
     )
 
@@ -225,7 +245,7 @@ def submit(
 def list_(cluster: str | None, as_json: bool, also_ended: bool) -> None:
     """List jobs."""
     with _client(cluster) as client:
-        jobs = [one for one in client.get("/v1/jobs") if also_ended or one["state"] not in ENDED]
+        jobs = client.get("/v1/jobs", ended=str(also_ended).lower())
     if as_json:
         print(json.dumps(jobs, indent=2))
         return
@@ -335,6 +355,22 @@ def rescale(
 
 
 @click.command()
+@job_argument(ended=True)
+@at_cluster
+def remove(job: str, cluster: str | None, as_json: bool) -> None:
+    """Remove a job that has ended: its log, its checkpoints and its code.
+
+    Savepoints that you have asked for, and what the job has written, stay.
+    """
+    with _client(cluster) as client:
+        removed = client.delete(f"/v1/jobs/{_named(job)}")
+    if as_json:
+        print(json.dumps(removed))
+    else:
+        tell(f"streamline: job {removed['id']} is removed")
+
+
+@click.command()
 @job_argument()
 @click.option("--follow", is_flag=True, help="Go on until the job ends.")
 @at_cluster
@@ -370,4 +406,4 @@ def _place(path: str | None) -> str | None:
     return str(Path(path).absolute())
 
 
-COMMANDS = (cluster, submit, list_, status, savepoint, stop, cancel, rescale, logs)
+COMMANDS = (cluster, submit, list_, status, savepoint, stop, cancel, rescale, logs, remove)

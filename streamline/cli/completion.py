@@ -14,6 +14,8 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 VARIABLE = "_STREAMLINE_COMPLETE"
 _TIMEOUT_S = 2.0
+CA = "streamline.ca"
+"""Where a command keeps the certificate that it was given, in click's context."""
 ENDED = ("stopped", "finished", "failed", "canceled")
 
 Complete = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
@@ -48,7 +50,8 @@ def _completer(ended: bool | None) -> Complete:
         try:
             from streamline.cluster.client import Client
 
-            with Client(context.params.get("cluster"), timeout_s=_TIMEOUT_S) as client:
+            given = context.params.get("cluster")
+            with Client(given, timeout_s=_TIMEOUT_S, ca=context.meta.get(CA)) as client:
                 jobs = client.get("/v1/jobs")
         except Exception:  # noqa: BLE001 - whoever presses a key wants no error between their words
             return []

@@ -6,15 +6,15 @@ Errors are problem details (RFC 9457): ``type``, ``title``, ``status``, ``detail
 from __future__ import annotations
 
 import asyncio
-import codecs
 import hmac
 import json
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated, Any, TypeAlias
 
+import msgspec
 from fastapi import Depends, FastAPI, Header, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -25,9 +25,20 @@ from starlette.exceptions import HTTPException as StarletteError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamline.clock import Clock
+from streamline.cluster import example
+from streamline.cluster.connections import Refusals
 from streamline.cluster.daemon import Daemon
 from streamline.cluster.environment import BrokenRequirementsError
-from streamline.cluster.jobs import Operation, UnknownJobError, Verb, WrongStateError
+from streamline.cluster.files import read_failures
+from streamline.cluster.intake import EndingError
+from streamline.cluster.jobs import (
+    Operation,
+    OtherBodyError,
+    UnknownJobError,
+    Verb,
+    WrongStateError,
+)
+from streamline.cluster.log import read_log
 from streamline.cluster.machine import BrokenJobError
 from streamline.cluster.metrics import as_text
 from streamline.cluster.submission import MOST_BYTES, Submission
@@ -36,6 +47,7 @@ from streamline.version import VERSION
 
 _FAILURES, _WINDOW_S, _MOST_STRANGERS = 10, 60.0, 1_000
 _LOG_BYTES = 1 << 20
+_MOST_JOBS = 1_000
 MAX_PARALLELISM = 1 << 15
 _BEARER = HTTPBearer(auto_error=False)
 Json: TypeAlias = dict[str, Any]
@@ -54,7 +66,9 @@ class Problem(BaseModel):
 class SubmitRequest(BaseModel):
     """A job to be run."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [example.submission()]}
+    )
     file: str = Field(min_length=1, max_length=500, description="The job's file in the archive.")
     archive: str = Field(description="The job's folder: a zip file in base64.")
     expose: str = Field("job", max_length=200, description="What the file exposes the job as.")
@@ -182,6 +196,32 @@ class JobModel(BaseModel):
     last_error: str
 
 
+class FailureModel(BaseModel):
+    """A failure of a job."""
+
+    at_ms: int
+    generation: int = Field(description="The attempt that it ended; 0 if it was outside of any.")
+    node: str = Field(description="Of the task that failed; empty if it was none.")
+    index: int
+    error: str
+    trace: str
+
+
+class ExceptionsModel(BaseModel):
+    """What went wrong with a job."""
+
+    last_error: str
+    trace: str
+    restarts: int
+    failures: list[FailureModel]
+
+
+class RemovedModel(BaseModel):
+    """A job that is no more."""
+
+    id: str
+
+
 class LogModel(BaseModel):
     """A piece of a log."""
 
@@ -288,10 +328,10 @@ def _problem(status: int, detail: str, *, trace: str = "", headers: Any = None) 
     return JSONResponse(body, status, headers, media_type="application/problem+json")
 
 
-def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
+def make_app(daemon: Daemon, clock: Clock, refusals: Refusals) -> FastAPI:
     """The application."""
     guard = Guard(daemon.token, clock)
-    codes = (400, 401, 404, 409, 413, 422, 429)
+    codes = (400, 401, 404, 409, 413, 422, 429, 503)
     app = FastAPI(
         title="streamline",
         version=VERSION,
@@ -318,15 +358,14 @@ def make_app(daemon: Daemon, clock: Clock) -> FastAPI:
     async def metrics() -> Response:
         """Prometheus text."""
         jobs = [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
-        return _metrics(jobs, guard.wrong)
+        counts = {"wrong_tokens": guard.wrong, "silent_connections": refusals.count}
+        return _metrics(jobs, counts)
 
     return app
 
 
-def _metrics(jobs: list[Json], wrong_tokens: int | None = None) -> Response:
-    return Response(
-        as_text(jobs, wrong_tokens), media_type="text/plain; version=0.0.4; charset=utf-8"
-    )
+def _metrics(jobs: list[Json], counts: dict[str, int] | None = None) -> Response:
+    return Response(as_text(jobs, counts), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _document(app: FastAPI) -> Json:
@@ -347,6 +386,8 @@ def _add_errors(app: FastAPI) -> None:
         WrongStateError: 409,
         BrokenJobError: 422,
         BrokenRequirementsError: 422,
+        OtherBodyError: 422,
+        EndingError: 503,
         UsageError: 400,
         StreamlineError: 500,
     }
@@ -377,9 +418,13 @@ def _add_errors(app: FastAPI) -> None:
 
 def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
     @app.get("/v1/jobs", response_model=list[JobModel])
-    async def jobs() -> list[Json]:
-        """All jobs, the newest last."""
-        return [await daemon.describe(job, fresh=False) for job in daemon.jobs.jobs.values()]
+    async def jobs(
+        ended: bool = True, most: Annotated[int, Query(ge=1, le=_MOST_JOBS)] = _MOST_JOBS
+    ) -> list[Json]:
+        """Jobs, the newest last: so many of the newest, or those alone that have not ended."""
+        known = daemon.jobs.jobs.values()
+        found = [job for job in reversed(known) if ended or job.state is None][:most]
+        return [await daemon.describe(job, fresh=False) for job in reversed(found)]
 
     @app.post("/v1/jobs", response_model=JobModel, status_code=201)
     async def submit(
@@ -393,6 +438,11 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
     async def status(job: str) -> Json:
         """One job, by its id or its name."""
         return await daemon.describe(daemon.jobs.find(job))
+
+    @app.delete("/v1/jobs/{job}")
+    async def remove(job: str) -> RemovedModel:
+        """Remove one that has ended; savepoints that were asked for, and its output, stay."""
+        return RemovedModel(id=await daemon.remove(job))
 
     @app.get("/v1/jobs/{job}/tasks", response_model=list[TaskModel])
     async def tasks(job: str) -> Any:
@@ -417,15 +467,17 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
         return _metrics([await daemon.describe(daemon.jobs.find(job))])
 
     @app.get("/v1/jobs/{job}/exceptions")
-    async def exceptions(job: str) -> Json:
-        """Why it failed, or was restarted last."""
+    async def exceptions(job: str) -> ExceptionsModel:
+        """Why it failed, and why it was restarted: the last failures, the newest last."""
         found = daemon.jobs.find(job)
         described = await daemon.describe(found)
-        return {
-            "last_error": described["last_error"],
-            "trace": found.trace,
-            "restarts": described["restarts"],
-        }
+        failures = await asyncio.to_thread(read_failures, daemon.job_folder(found.id).failures)
+        return ExceptionsModel(
+            last_error=described["last_error"],
+            trace=found.trace or (failures[-1].trace if failures else ""),
+            restarts=described["restarts"],
+            failures=[FailureModel(**msgspec.structs.asdict(one)) for one in failures],
+        )
 
     @app.get("/v1/jobs/{job}/logs", response_model=LogModel)
     async def logs(
@@ -437,21 +489,6 @@ def _add_jobs(app: FastAPI, daemon: Daemon) -> None:
         return await asyncio.to_thread(read_log, path, offset)
 
 
-def read_log(path: Path, offset: int, most: int = _LOG_BYTES) -> Json:
-    """A piece of a log: whole lines, unless one is longer than a piece, or not whole yet."""
-    if not path.exists():
-        return {"text": "", "next": 0}
-    with path.open("rb") as file:
-        size = file.seek(0, 2)
-        start = file.seek(max(0, size + offset) if offset < 0 else min(offset, size))
-        data = file.read(most)
-    if len(data) == most and b"\n" in data:
-        data = data[: data.rindex(b"\n") + 1]
-    # What is being written may end within a letter: that comes with the next piece.
-    text, used = codecs.utf_8_decode(data, "replace", False)
-    return {"text": text, "next": start + used}
-
-
 def _add_verbs(app: FastAPI, daemon: Daemon) -> None:
     def ask(job: str, verb: Verb, arguments: Json) -> OperationModel:
         return _operation(daemon.ask(job, verb, arguments))
@@ -459,7 +496,7 @@ def _add_verbs(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/v1/jobs/{job}/stop", status_code=202)
     async def stop(job: str, given: StopRequest) -> OperationModel:
         """Drain it to a last checkpoint, and end it; perhaps leave a savepoint."""
-        return ask(job, "stop", {"savepoint": given.savepoint or ""})
+        return ask(job, "stop", {"savepoint": _whole(given.savepoint) or ""})
 
     @app.post("/v1/jobs/{job}/cancel", status_code=202)
     async def cancel(job: str) -> OperationModel:
@@ -469,7 +506,9 @@ def _add_verbs(app: FastAPI, daemon: Daemon) -> None:
     @app.post("/v1/jobs/{job}/savepoint", status_code=202)
     async def savepoint(job: str, given: SavepointRequest) -> OperationModel:
         """Leave a savepoint; it goes on."""
-        return ask(job, "savepoint", {"target": given.path or daemon.default_savepoint(job)})
+        return ask(
+            job, "savepoint", {"target": _whole(given.path) or daemon.default_savepoint(job)}
+        )
 
     @app.post("/v1/jobs/{job}/rescale", status_code=202)
     async def rescale(job: str, given: RescaleRequest) -> OperationModel:
@@ -485,6 +524,17 @@ def _add_verbs(app: FastAPI, daemon: Daemon) -> None:
         if found is None:
             raise UnknownJobError(f"there is no operation {operation!r}")
         return _operation(found)
+
+
+def _whole(path: str | None) -> str | None:
+    """A place for a savepoint, which no process of ours may take to be in its own folder.
+
+    Raises:
+        UsageError: If it is only a part of a path.
+    """
+    if path and "://" not in path and not PurePath(path).is_absolute():
+        raise UsageError(f"savepoint {path!r}: give the whole path of a folder, or a URL")
+    return path
 
 
 def _operation(operation: Operation) -> OperationModel:

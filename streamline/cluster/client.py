@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,31 @@ def known_cluster() -> Path:
     return Path(home) / "streamline" / "cluster.json"
 
 
+def _verification(ca: str | None) -> ssl.SSLContext:
+    """What is checked of a cluster's certificate.
+
+    Raises:
+        UsageError: If the file with the one by which it is known cannot be used.
+    """
+    if ca is None:
+        return httpx.create_ssl_context()
+    try:
+        context = ssl.create_default_context(cafile=ca)
+    except OSError as error:  # also what is wrong with what stands in it
+        raise UsageError(f"--ca {ca} cannot be used: {error.strerror or error}") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # it may be the cluster's own
+    return context
+
+
+def _not_trusted(error: BaseException | None) -> str | None:
+    """Why a certificate is not trusted, if that is what is wrong."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
+    return None
+
+
 class UnreachableError(StreamlineError):
     """The cluster does not answer."""
 
@@ -40,12 +66,16 @@ class Client:
         url: Where it is; that of ``STREAMLINE_CLUSTER``, or of the user's own cluster on this
             machine, if not given.
         timeout_s: How long an answer may take.
+        ca: File with the certificate by which that of the cluster is known; that of
+            ``STREAMLINE_CA``, or of the user's own cluster, if not given.
 
     Raises:
         UsageError: If there is no cluster to be called.
     """
 
-    def __init__(self, url: str | None, timeout_s: float = _TIMEOUT_S) -> None:
+    def __init__(
+        self, url: str | None, timeout_s: float = _TIMEOUT_S, *, ca: str | None = None
+    ) -> None:
         known: dict[str, str] = {}
         try:
             known = json.loads(known_cluster().read_text())
@@ -61,14 +91,17 @@ class Client:
             raise UsageError(f"--cluster {url}: the address must begin with http:// or https://")
         self.url = url.rstrip("/")
         token = os.environ.get("STREAMLINE_TOKEN")
-        if token is None and known.get("url") == self.url:
-            token = known.get("token")
+        ca = ca or os.environ.get("STREAMLINE_CA")
+        if known.get("url") == self.url:
+            token = known.get("token") if token is None else token
+            ca = ca or known.get("ca")
         headers = {} if token is None else {"Authorization": f"Bearer {token.strip()}"}
         try:
             self._http = httpx.Client(
                 base_url=self.url,
                 headers=headers,
                 timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_S)),
+                verify=_verification(ca) if self.url.startswith("https://") else False,
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise UsageError(f"--cluster {url}, or STREAMLINE_TOKEN: {error}") from error
@@ -97,6 +130,10 @@ class Client:
         """Have something done; errors as of :meth:`get`."""
         headers = {"Idempotency-Key": key} if key else {}
         return self._call("POST", path, json=body, headers=headers)
+
+    def delete(self, path: str) -> Any:
+        """Have something removed; errors as of :meth:`get`."""
+        return self._call("DELETE", path)
 
     def wait(self, operation: dict[str, Any], pause: Callable[[float], None]) -> Any:
         """Wait until what was asked is done; what came of it.
@@ -134,6 +171,11 @@ class Client:
         try:
             answer = self._http.request(method, path, **options)
         except httpx.HTTPError as error:
+            if (why := _not_trusted(error)) is not None:
+                raise UsageError(
+                    f"the certificate of {self.url} is not trusted ({why}); give that of the "
+                    "cluster, or of who has signed it, with --ca FILE or STREAMLINE_CA"
+                ) from error
             raise UnreachableError(
                 f"the cluster at {self.url} cannot be reached ({error}); is it running?"
             ) from error

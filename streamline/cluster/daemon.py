@@ -8,11 +8,8 @@ a job's code in its own process.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import re
 import secrets
-import shutil
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -22,8 +19,8 @@ from typing import Any
 from streamline.clock import Clock
 from streamline.cluster.control import OrderFailedError
 from streamline.cluster.files import JobFolder, MasterEnd, lock
+from streamline.cluster.intake import Intake
 from streamline.cluster.jobs import (
-    JobOptions,
     JobRecord,
     Jobs,
     Operation,
@@ -33,15 +30,18 @@ from streamline.cluster.jobs import (
 )
 from streamline.cluster.journal import Journal
 from streamline.cluster.keeper import Keeper, outcome
+from streamline.cluster.log import LogSettings
 from streamline.cluster.machine import Machine, ThisMachine
-from streamline.cluster.submission import Submission, unpack
-from streamline.coordinator.lifecycle import JobState
-from streamline.errors import CheckpointError, StateError, UsageError
+from streamline.cluster.removal import Remover, clear_unfinished, clear_worthless
+from streamline.cluster.submission import Submission
+from streamline.coordinator.lifecycle import ENDED, JobState
+from streamline.errors import CheckpointError, StateError
 from streamline.state.store import open_store
 
 _COMPACT_BYTES = 1 << 20
 _SUSPEND_S = 20.0
 _PAUSE_S = 1.0
+_ENDED_WITHIN_S = 5.0
 
 
 class Daemon:
@@ -50,7 +50,7 @@ class Daemon:
     Args:
         folder: The data folder; made if it is not there.
         clock: The time.
-        log_json: Logs of jobs are to have JSON lines, from their next start on.
+        log: How logs of jobs are kept.
         machine: Where jobs run; this machine if not given.
         say: Told what whoever runs the cluster should know.
 
@@ -64,13 +64,13 @@ class Daemon:
         folder: Path,
         clock: Clock,
         *,
-        log_json: bool = False,
+        log: LogSettings | None = None,
         machine: Machine | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.folder = folder
         self._say = say
-        self._log_json = log_json
+        self._log = log or LogSettings()
         self._clock = clock
         try:
             (folder / "jobs").mkdir(parents=True, exist_ok=True)
@@ -91,20 +91,26 @@ class Daemon:
         self._machine = machine or ThisMachine(self._master_token)
         self.keepers: dict[str, Keeper] = {}
         self._operations: dict[str, asyncio.Task[None]] = {}
-        self._submissions: dict[str, asyncio.Task[JobRecord]] = {}
+        self._intake = Intake(
+            self.jobs, self._machine, clock, folder_of=self.job_folder, take=self._take
+        )
+        self._remover = Remover(
+            self.jobs, self._machine, self.job_folder, note=self._note, say=self._say
+        )
         self._compact_at = _COMPACT_BYTES
 
     def start(self) -> None:
         """Take over all jobs that have not ended, and what was asked of them."""
         self._compact()
         for path in (self.folder / "jobs").iterdir():
-            if path.name in self.jobs.jobs:
+            if path.name in self.jobs.jobs or path.name in self.jobs.removed:
                 continue
             folder = JobFolder(path)
             if folder.settings.exists() or folder.state.exists():  # of a journal that was lost?
                 self._say(f"{path} is of no job that the journal knows; it is left as it is")
             else:  # of a submission that was being looked at
-                shutil.rmtree(path, ignore_errors=True)
+                self._remover.begin(clear_unfinished, folder)
+        self._remover.go_on()
         for job in self.jobs.jobs.values():
             if job.state is None:
                 self._keep(job)
@@ -121,11 +127,13 @@ class Daemon:
         for task in self._operations.values():
             task.cancel()
         await asyncio.gather(*self._operations.values(), return_exceptions=True)
+        await self._intake.close()
         keepers = self.keepers.values()
         if suspend:
             await asyncio.gather(*(keeper.suspend(_SUSPEND_S) for keeper in keepers))
         else:
             await asyncio.gather(*(keeper.let_go() for keeper in keepers))
+        await self._remover.close()
         self._journal.close()
         self._lock.close()
 
@@ -146,57 +154,29 @@ class Daemon:
             UsageError: For what cannot be.
             BrokenJobError: If it cannot be built.
             BrokenRequirementsError: If what it needs cannot be installed.
+            OtherBodyError: If something else was submitted with the same key.
+            EndingError: If this is the daemon's end.
         """
-        while key in self._submissions:
-            await asyncio.wait([self._submissions[key]])
-        known = self.jobs.submitted_with(key)
-        if known is not None:
-            return known
-        if not key:
-            return await self._submit(submission, key)
-        self._submissions[key] = asyncio.ensure_future(self._submit(submission, key))
-        try:
-            return await asyncio.shield(self._submissions[key])
-        finally:
-            del self._submissions[key]
+        return await self._intake.submit(submission, key)
 
-    async def _submit(self, submission: Submission, key: str) -> JobRecord:
-        origin = submission.origin
-        if origin and "://" not in origin and not Path(origin).is_absolute():
-            raise UsageError(f"origin {origin!r}: give the whole path of a folder, or a URL")
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(submission.file).stem)[:40] or "job"
-        job_id = f"{stem}-{secrets.token_hex(3)}"
-        folder = self.job_folder(job_id)
-        try:
-            folder.root.mkdir(mode=0o700)
-            folder.source.mkdir()
-            unpack(submission, folder.source)
-            found = await self._machine.look_at(folder, submission)
-            options = JobOptions(
-                parallelism=submission.parallelism,
-                checkpoint_every_ms=submission.checkpoint_every_ms,
-                origin=submission.origin,
-                allow_dropped_state=submission.allow_dropped_state,
-                memory_limit_bytes=submission.memory_limit_bytes,
-            )
-            job = JobRecord(
-                id=job_id,
-                name=found["name"],
-                file=submission.file,
-                expose=submission.expose,
-                params=submission.params,
-                options=options,
-                submitted_ms=self._clock.now_ms(),
-                key=key,
-            )
-            (folder.root / "graph.json").write_text(json.dumps(found))
-            self._note(submitted(job))
-        except BaseException:
-            shutil.rmtree(folder.root, ignore_errors=True)
-            raise
-        job = self.jobs.jobs[job_id]
-        self._keep(job)
-        return job
+    def take_no_more(self) -> None:
+        """Give up the submissions that are being looked at, and refuse others: this is the end."""
+        self._intake.end()
+
+    async def remove(self, name: str) -> str:
+        """Remove a job that has ended, with its log, its checkpoints and its code; its id.
+
+        Savepoints that were asked for, and what it has written, stay: the job is not removed if
+        such a thing stands in its own folder.
+
+        Raises:
+            UnknownJobError: If there is no such job.
+            WrongStateError: If it has not ended, or something of its folder is to be kept.
+        """
+        keeper = self.keepers.get(self.jobs.find(name).id)
+        if keeper is not None and keeper.status.get("state") in ENDED:
+            await keeper.until_ended(_ENDED_WITHIN_S)  # it has said so, and is about to be gone
+        return await self._remover.remove(name)
 
     def ask(self, name: str, verb: Verb, arguments: dict[str, Any]) -> Operation:
         """Ask something of a job; it is done in the background.
@@ -286,12 +266,17 @@ class Daemon:
             self._journal.replace(self.jobs.entries())
         self._compact_at = max(_COMPACT_BYTES, 2 * self._journal.size)
 
+    def _take(self, job: JobRecord) -> None:
+        """Have it in the journal that there is a job, and run it."""
+        self._note(submitted(job))
+        self._keep(self.jobs.jobs[job.id])
+
     def _keep(self, job: JobRecord) -> None:
         self.keepers[job.id] = Keeper(
             job,
             self.job_folder(job.id),
             self._machine.process(self.job_folder(job.id)),
-            log_json=self._log_json,
+            log=self._log,
             token=self._master_token,
             clock=self._clock,
             on_end=lambda end: self._ended(job.id, end),
@@ -309,8 +294,7 @@ class Daemon:
                 job, state, at_ms=now_ms, status=status, reason=end.reason, trace=end.trace
             )
             self._note(end_of_job)
-        for worthless in (self.job_folder(job).state / "live", self.job_folder(job).environment):
-            shutil.rmtree(worthless, ignore_errors=True)
+        self._remover.begin(clear_worthless, self.job_folder(job))
         self.keepers.pop(job, None)
 
     def _begin(self, operation: Operation) -> None:

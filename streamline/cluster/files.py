@@ -17,6 +17,10 @@ import msgspec
 
 from streamline.errors import LockedError, StateError
 
+_MOST_FAILURES = 50
+MOST_OF_ERROR, MOST_OF_TRACE = 4_000, 16_000
+"""Letters of a sentence and of a traceback that are kept of a failure."""
+
 
 class MasterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the process of a job is told.
@@ -87,6 +91,37 @@ class MasterEnd(msgspec.Struct, frozen=True, kw_only=True):
     errors: dict[str, str] = {}
 
 
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
+    """One failure of a job.
+
+    Attributes:
+        at_ms: When (ms since the epoch).
+        generation: The attempt that it ended; 0 if it was outside of any.
+        node, index: The task that failed; an empty name if it was none.
+        error: One sentence for the user.
+        trace: The traceback behind that.
+    """
+
+    at_ms: int
+    generation: int
+    node: str
+    index: int
+    error: str
+    trace: str = ""
+
+
+class Failures(msgspec.Struct, frozen=True, kw_only=True):
+    """The last failures of a job, the newest last."""
+
+    failures: list[Failed] = []
+
+
+class ArchiveFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job has brought along, by paths relative to ``src``."""
+
+    names: list[str]
+
+
 class SavepointClaim(msgspec.Struct, frozen=True, kw_only=True):
     """A place that was empty when an order came for a savepoint in it."""
 
@@ -104,6 +139,8 @@ class JobFolder:
     master.json   the process that runs it: pid and port
     master.lock   held by that process
     ended.json    how it ended; written by that process as its last act
+    failures.json its last failures; by that process, and by the daemon when it has died
+    files.json    what was brought along to src/: what else stands there, the job has written
     claim-*       where an order leaves a savepoint; what is found there is its own
     log           what it, its workers and the user's functions print
     """
@@ -156,6 +193,16 @@ class JobFolder:
         return self.root / "ended.json"
 
     @property
+    def failures(self) -> Path:
+        """Its last failures."""
+        return self.root / "failures.json"
+
+    @property
+    def files(self) -> Path:
+        """What was brought along."""
+        return self.root / "files.json"
+
+    @property
     def log(self) -> Path:
         """What was printed."""
         return self.root / "log"
@@ -206,6 +253,28 @@ def read_end(path: Path) -> MasterEnd | None:
         return msgspec.json.decode(path.read_bytes(), type=MasterEnd)
     except (FileNotFoundError, msgspec.MsgspecError):
         return None
+
+
+def read_failures(path: Path) -> list[Failed]:
+    """The last failures of a job, the newest last.
+
+    Raises:
+        OSError: If that cannot be said now.
+    """
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Failures).failures
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return []
+
+
+def add_failure(path: Path, failed: Failed) -> None:
+    """Note a failure; so many are kept.
+
+    Raises:
+        OSError: If it cannot be noted.
+    """
+    before = read_failures(path)[1 - _MOST_FAILURES :]
+    write_json(path, Failures(failures=[*before, failed]))
 
 
 def lock(path: Path, what: str) -> IO[str]:

@@ -14,7 +14,8 @@ from streamline.coordinator.lifecycle import ENDED, JobState
 from streamline.errors import StreamlineError
 
 Verb: TypeAlias = Literal["stop", "cancel", "savepoint", "rescale"]
-_KEPT_OPERATIONS = 50
+_KEPT_OPERATIONS, _KEPT_OF_ENDED = 50, 10
+_MOST_OF_REASON, _MOST_OF_TRACE = 4_000, 16_000
 
 
 class UnknownJobError(StreamlineError):
@@ -23,6 +24,10 @@ class UnknownJobError(StreamlineError):
 
 class WrongStateError(StreamlineError):
     """The job is in a state in which that cannot be done."""
+
+
+class OtherBodyError(StreamlineError):
+    """An idempotency key was given before, with something else."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class JobRecord:
         state: How it ended; None while it has not.
         reason, trace: Why, if it failed.
         ended_ms: When.
-        last_status: What it had said last when it ended.
+        last_status: What it had said last when it ended, as far as that is remembered.
+        digest: Of what was submitted, if a key was given; empty if it is not known.
     """
 
     id: str
@@ -100,14 +106,21 @@ class JobRecord:
     trace: str = ""
     ended_ms: int = 0
     last_status: dict[str, Any] = field(default_factory=dict)
+    digest: str = ""
 
 
 class Jobs:
-    """All jobs and operations, by id."""
+    """All jobs and operations, by id.
+
+    Attributes:
+        removed: Jobs that are known no more, and whose folders are still to go.
+    """
 
     def __init__(self) -> None:
         self.jobs: dict[str, JobRecord] = {}
         self.operations: dict[str, Operation] = {}
+        self.removed: dict[str, None] = {}
+        self._asked: dict[str, dict[str, Operation]] = {}
 
     def find(self, name: str) -> JobRecord:
         """The job of an id, or the one living, or else the newest, of a name.
@@ -126,17 +139,25 @@ class Jobs:
             raise UnknownJobError(f"there is no job {name!r}; streamline list shows all")
         return living[0] if living else found[-1]
 
-    def submitted_with(self, key: str) -> JobRecord | None:
-        """The job that was submitted with an idempotency key."""
+    def submitted_with(self, key: str, digest: str = "") -> JobRecord | None:
+        """The job that was submitted with an idempotency key.
+
+        Raises:
+            OtherBodyError: If something else was submitted with it.
+        """
         if not key:
             return None
-        return next((job for job in self.jobs.values() if job.key == key), None)
+        found = next((job for job in self.jobs.values() if job.key == key), None)
+        if found is not None and digest and found.digest and digest != found.digest:
+            raise OtherBodyError(
+                f"the key {key!r} was given before, with what became job {found.id!r}, and that "
+                "was something else; give another key"
+            )
+        return found
 
     def pending(self, job: str) -> list[Operation]:
         """What is still to be done with a job, in order."""
-        return [
-            one for one in self.operations.values() if one.job == job and one.state == "pending"
-        ]
+        return [one for one in self._asked.get(job, {}).values() if one.state == "pending"]
 
     def check(self, job: JobRecord, verb: Verb) -> None:
         """Refuse what cannot be done with a job.
@@ -153,6 +174,25 @@ class Jobs:
         if verb == "rescale" and any(one.verb == "rescale" for one in waiting):
             raise WrongStateError(f"job {job.id!r} is being rescaled already")
 
+    def removable(self, name: str) -> JobRecord:
+        """The job of an id, or the only one of a name, if it has ended.
+
+        Raises:
+            UnknownJobError: If there is none, or several.
+            WrongStateError: If it lives.
+        """
+        job = self.find(name)
+        if job.id != name:
+            ids = [one.id for one in self.jobs.values() if one.name == name]
+            if len(ids) > 1:
+                listed = ", ".join(ids)
+                raise UnknownJobError(f"several jobs are named {name!r}: {listed}; give an id")
+        if job.state is None or self.pending(job.id):
+            raise WrongStateError(
+                f"job {job.id!r} has not ended: stop or cancel it before it is removed"
+            )
+        return job
+
     # ------------------------------------------------------------------ entries
 
     def apply(self, entry: dict[str, Any]) -> None:
@@ -167,10 +207,13 @@ class Jobs:
             fields["options"] = JobOptions(**fields["options"])
             if fields["state"] is not None:
                 fields["state"] = JobState(fields["state"])
-            self.jobs[fields["id"]] = JobRecord(**fields)
+            job = self.jobs[fields["id"]] = JobRecord(**fields)
+            if job.state is not None:
+                _strip(job)
         elif kind == "asked":
             operation = Operation(**entry["operation"])
             self.operations[operation.id] = operation
+            self._asked.setdefault(operation.job, {})[operation.id] = operation
             self._forget(operation.job)
         elif kind == "answered":
             operation = self.operations[entry["id"]]
@@ -183,6 +226,15 @@ class Jobs:
             job.state = JobState(entry["state"])
             job.reason, job.trace, job.ended_ms = entry["reason"], entry["trace"], entry["at_ms"]
             job.last_status = entry["status"]
+            _strip(job)
+            self._forget(job.id)
+        elif kind == "removed":
+            self.jobs.pop(entry["id"], None)  # not there in a journal that was made smaller since
+            for gone in self._asked.pop(entry["id"], {}):
+                del self.operations[gone]
+            self.removed[entry["id"]] = None
+        elif kind == "cleared":
+            del self.removed[entry["id"]]
         else:
             raise KeyError(kind)
 
@@ -192,13 +244,25 @@ class Jobs:
             yield submitted(job)
         for operation in self.operations.values():
             yield {"kind": "asked", "operation": asdict(operation)}
+        for job_id in self.removed:
+            yield {"kind": "removed", "id": job_id}
 
     def _forget(self, job: str) -> None:
         """Keep the newest operations of a job; those that are pending stay."""
-        old = [one for one in self.operations.values() if one.job == job]
-        for one in old[:-_KEPT_OPERATIONS]:
+        asked = self._asked.get(job, {})
+        kept = _KEPT_OPERATIONS if self.jobs[job].state is None else _KEPT_OF_ENDED
+        for one in list(asked.values())[:-kept]:
             if one.state != "pending":
-                del self.operations[one.id]
+                del asked[one.id], self.operations[one.id]
+
+
+def _strip(job: JobRecord) -> None:
+    """Forget of a job that has ended what only one that lives needs, or has in its folder."""
+    job.params = {}
+    job.reason, job.trace = job.reason[:_MOST_OF_REASON], job.trace[-_MOST_OF_TRACE:]
+    status = {**job.last_status, "tasks": [], "workers": []}
+    status["last_error"] = status.get("last_error", "")[:_MOST_OF_REASON]
+    job.last_status = status
 
 
 def submitted(job: JobRecord) -> dict[str, Any]:

@@ -13,9 +13,19 @@ from typing import Any
 
 from streamline.clock import Clock
 from streamline.cluster.control import MasterGoneError, OrderFailedError
-from streamline.cluster.files import JobFolder, MasterEnd, MasterSettings, read_end, write_json
+from streamline.cluster.files import (
+    Failed,
+    JobFolder,
+    MasterEnd,
+    MasterSettings,
+    add_failure,
+    read_end,
+    write_json,
+)
 from streamline.cluster.jobs import JobRecord, Operation
+from streamline.cluster.log import LogSettings, cut_log
 from streamline.cluster.machine import JobProcess, OrderLine
+from streamline.coordinator.lifecycle import JobState
 from streamline.errors import StreamlineError
 
 _LOOK_EVERY_S = 0.05
@@ -24,10 +34,13 @@ _UP_WITHIN_S = 60.0
 _ANSWER_WITHIN_S = 5.0
 _CANCEL_WITHIN_S = 5.0
 _SILENT_S = 5.0
+_CUT_EVERY_S, _CUT_AGAIN_S = 1.0, 3_600.0
 _PAUSE_S = 0.1
 _TROUBLE_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 10.0
 _BUDGET, _WINDOW_S = 10, 600.0
+_FINAL = (JobState.FINISHED, JobState.FAILED, JobState.CANCELED)
+"""Behind these nothing comes; one that says it is stopped may have been suspended."""
 
 
 class Keeper:
@@ -37,7 +50,7 @@ class Keeper:
         job: The job; its options may change.
         folder: Its folder.
         process: Its process.
-        log_json: Its log is to have JSON lines.
+        log: How its log is kept.
         token: What gives the right to give orders to its process.
         clock: The time.
         on_end: Called when the job has ended; again if it raises.
@@ -54,7 +67,7 @@ class Keeper:
         folder: JobFolder,
         process: JobProcess,
         *,
-        log_json: bool,
+        log: LogSettings,
         token: str,
         clock: Clock,
         on_end: Callable[[MasterEnd], None],
@@ -65,7 +78,8 @@ class Keeper:
         self._job = job
         self._folder = folder
         self._token = token
-        self._log_json = log_json
+        self._log = log
+        self._cut_at_s = 0.0
         self._clock = clock
         self._on_end = on_end
         self._say = say
@@ -83,9 +97,10 @@ class Keeper:
     @property
     def state(self) -> str:
         """Where the job is in its life, as far as it is known."""
-        if self._client is None and self.status:
+        state = str(self.status.get("state", "starting"))
+        if self._client is None and self.status and state not in _FINAL:
             return "recovering"
-        return str(self.status.get("state", "starting"))
+        return state
 
     async def carry_out(self, operation: Operation) -> dict[str, Any]:
         """Have the job's process do something; waits until there is one.
@@ -126,6 +141,12 @@ class Keeper:
                 pass
         return self.status
 
+    async def until_ended(self, within_s: float) -> None:
+        """Return when it is known how the job has ended, or after a while."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
+
     async def suspend(self, within_s: float) -> None:
         """Drain the job to a checkpoint and end its process; the job itself has not ended."""
         self._leaving = True
@@ -164,10 +185,16 @@ class Keeper:
                 self._said = ""
             except (OSError, StreamlineError) as error:
                 # Such as a full disk, or no more processes. The job is not to blame.
-                if str(error) != self._said:
-                    self._said = str(error)
-                    self._say(f"job {self._job.id} cannot be looked after: {error}; trying again")
-                await self._pause(_TROUBLE_PAUSE_S)
+                await self._trouble(str(error))
+            except Exception as error:  # noqa: BLE001 - or else nobody would look after it any more
+                await self._trouble(f"the daemon failed by {error!r}")
+
+    async def _trouble(self, what: str) -> None:
+        """Say once what is wrong, and wait a little."""
+        if what != self._said:
+            self._said = what
+            self._say(f"job {self._job.id} cannot be looked after: {what}; trying again")
+        await self._pause(_TROUBLE_PAUSE_S)
 
     async def _look_after(self) -> None:
         """Find or start its process and watch it to its end, or see that the job has ended."""
@@ -246,9 +273,17 @@ class Keeper:
             origin=options.origin,
             allow_dropped_state=options.allow_dropped_state,
             memory_limit_bytes=options.memory_limit_bytes,
-            log_json=self._log_json,
+            log_json=self._log.as_json,
         )
         if self.status:
+            gone = Failed(
+                at_ms=self._clock.now_ms(),
+                generation=self.status.get("generation", 0),
+                node="",
+                index=0,
+                error="the job's own process ended; see its log",
+            )
+            add_failure(self._folder.failures, gone)
             self.restarts += 1
         self._process.start(settings)
         deadline = self._clock.monotonic_s() + _UP_WITHIN_S
@@ -270,6 +305,7 @@ class Keeper:
                 async with asyncio.timeout(_STATUS_EVERY_S):
                     await client.gone.wait()
             except TimeoutError:
+                await self._cut_log()
                 try:
                     async with asyncio.timeout(_SILENT_S):
                         self.status = await client.call("status")
@@ -281,6 +317,18 @@ class Keeper:
         self._connected.clear()
         await client.close()
         await self._process.reap()
+
+    async def _cut_log(self) -> None:
+        """Keep the log from growing for ever; one that cannot be cut is no reason to end."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._cut_at_s:
+            return
+        self._cut_at_s = now_s + _CUT_EVERY_S
+        try:
+            await asyncio.to_thread(cut_log, self._folder.log, self._log.most_bytes)
+        except OSError as error:
+            self._cut_at_s = now_s + _CUT_AGAIN_S
+            self._say(f"{self._folder.log} cannot be cut to its size: {error}; it grows on")
 
     def _may_try_again(self) -> bool:
         now_s = self._clock.monotonic_s()

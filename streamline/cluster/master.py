@@ -21,17 +21,22 @@ from typing import Any, TypeAlias
 from streamline.clock import Clock, SystemClock
 from streamline.cluster.control import ControlServer, MasterGoneError
 from streamline.cluster.files import (
+    MOST_OF_ERROR,
+    MOST_OF_TRACE,
+    Failed,
     JobFolder,
     MasterAddress,
     MasterEnd,
     MasterSettings,
     SavepointClaim,
+    add_failure,
     lock,
     read_settings,
     write_json,
 )
 from streamline.cluster.status import describe
 from streamline.config import RuntimeConfig, checks_wanted
+from streamline.coordinator.instructions import Failure
 from streamline.coordinator.lifecycle import JobState
 from streamline.engines.local import LocalEngine, LocalSettings
 from streamline.engines.statedir import StateDir
@@ -92,6 +97,7 @@ class Master:
         self._orders: dict[str, asyncio.Task[dict[str, Any]]] = {}
         self._ended = asyncio.Event()
         self._engine = make_engine(self._say)
+        self._engine.on_failure = self._failed
 
     def suspend(self) -> None:
         """Drain the job to a checkpoint and end this process; the job itself goes on with another.
@@ -134,6 +140,22 @@ class Master:
         """The job has not ended, though this process of it does: nobody has ordered that."""
         stopped = self._engine.status.state == JobState.STOPPED
         return self._ended.is_set() and stopped and self._suspended and not self._ending
+
+    def _failed(self, failure: Failure) -> None:
+        """Note a failure where whoever asks finds it, whatever becomes of this process."""
+        task = failure.task
+        failed = Failed(
+            at_ms=self._clock.now_ms(),
+            generation=failure.generation,
+            node=task.node if task is not None else "",
+            index=task.index if task is not None else 0,
+            error=failure.reason[:MOST_OF_ERROR],
+            trace=failure.trace[-MOST_OF_TRACE:],
+        )
+        try:
+            add_failure(self._folder.failures, failed)
+        except OSError as error:  # such as a full disk; the job is not to fail of that
+            self._say("warning", f"{self._folder.failures} cannot be written: {error}")
 
     def _say(self, level: str, text: str) -> None:
         if level != "info":
@@ -342,6 +364,15 @@ def main() -> None:
         except (StreamlineError, OSError) as error:
             (log.say if log is not None else say)("error", str(error))
             trace = getattr(error, "trace", "") or traceback.format_exc()
+            failed = Failed(
+                at_ms=SystemClock().now_ms(),
+                generation=0,
+                node="",
+                index=0,
+                error=str(error)[:MOST_OF_ERROR],
+                trace=trace[-MOST_OF_TRACE:],
+            )
+            add_failure(folder.failures, failed)
             end = MasterEnd(state="failed", reason=str(error), trace=trace)
             write_json(folder.end, end)
             return

@@ -6,13 +6,17 @@ itself, and a name here is what dashboards and alarms of users go by: it stays.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+_API_COUNTERS = {
+    "wrong_tokens": "Requests to the API with a wrong token.",
+    "silent_connections": "Connections to the API that were ended because nothing came of them.",
+}
 _TASK = ["job", "node", "index"]
 _TASK_COUNTERS = {
     "records_in": "Records a task has taken.",
@@ -54,14 +58,13 @@ _CHECKPOINT_GAUGES = {
 
 
 class _Jobs(Collector):
-    def __init__(self, jobs: Iterable[dict[str, Any]], wrong_tokens: int | None) -> None:
+    def __init__(self, jobs: Iterable[dict[str, Any]], counts: Mapping[str, int]) -> None:
         self._jobs = list(jobs)
-        self._wrong_tokens = wrong_tokens
+        self._counts = counts
 
     def collect(self) -> Iterator[Metric]:
-        if self._wrong_tokens is not None:
-            text = "Requests to the API with a wrong token."
-            yield CounterMetricFamily("streamline_wrong_tokens", text, self._wrong_tokens)
+        for name, count in self._counts.items():
+            yield CounterMetricFamily(f"streamline_{name}", _API_COUNTERS[name], count)
         up = GaugeMetricFamily("streamline_job_state", "1 for its state.", labels=["job", "state"])
         restarts = CounterMetricFamily("streamline_restarts", "Restarts.", labels=["job"])
         refused = CounterMetricFamily("streamline_refused", "Strangers refused.", labels=["job"])
@@ -118,13 +121,13 @@ class _Jobs(Collector):
                 yield job, task
 
 
-def as_text(jobs: Iterable[dict[str, Any]], wrong_tokens: int | None = None) -> bytes:
+def as_text(jobs: Iterable[dict[str, Any]], counts: Mapping[str, int] | None = None) -> bytes:
     """What is told of jobs (see ``Daemon.describe``), for Prometheus.
 
     Args:
         jobs: The jobs.
-        wrong_tokens: How many the API was given, if that is to be told.
+        counts: ``wrong_tokens`` and ``silent_connections`` of the API, if they are to be told.
     """
     registry = CollectorRegistry()
-    registry.register(_Jobs(jobs, wrong_tokens))
+    registry.register(_Jobs(jobs, counts or {}))
     return generate_latest(registry)

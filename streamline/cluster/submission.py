@@ -7,10 +7,11 @@ nothing of what it carries.
 from __future__ import annotations
 
 import base64
-import binascii
+import hashlib
 import io
+import json
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
 from streamline.cluster.sources import files_of_folder, files_of_job
@@ -89,8 +90,28 @@ def pack(target: Path) -> tuple[str, str]:
     return file, data
 
 
-def unpack(submission: Submission, folder: Path) -> None:
+def digest_of(submission: Submission) -> str:
+    """What tells a submission from others; the same files packed once more are the same.
+
+    Of the files, names, sizes and checksums are looked at: an archive has times in it as well.
+    """
+    fields = asdict(submission)
+    try:
+        data = base64.b64decode(submission.archive, validate=True)
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            fields["archive"] = sorted([one.filename, one.file_size, one.CRC] for one in infos)
+    except Exception:  # noqa: BLE001 - whatever is wrong with it: the archive is told by its letters
+        fields["archive"] = submission.archive
+    text = json.dumps(fields, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def unpack(submission: Submission, folder: Path) -> list[str]:
     """Write a submission's files into an empty folder.
+
+    Returns:
+        Their names.
 
     Raises:
         UsageError: If the archive is none, leaves the folder, is too large, or lacks the file.
@@ -106,9 +127,9 @@ def unpack(submission: Submission, folder: Path) -> None:
                 if place.is_absolute() or ".." in place.parts or "\\" in info.filename:
                     raise UsageError(f"the archive has a file outside of it: {info.filename!r}")
             archive.extractall(folder)
-    except (binascii.Error, zipfile.BadZipFile, ValueError, RuntimeError, OSError) as error:
-        raise UsageError(f"the archive cannot be unpacked: {error}") from error
-    except NotImplementedError as error:
+    except UsageError:
+        raise
+    except Exception as error:  # what a damaged archive does to zipfile, zlib and lzma is open
         raise UsageError(f"the archive cannot be unpacked: {error}") from error
     inside = PurePosixPath(submission.file)
     try:
@@ -117,3 +138,4 @@ def unpack(submission: Submission, folder: Path) -> None:
         found = False
     if inside.is_absolute() or ".." in inside.parts or not found:
         raise UsageError(f"the archive has no file {submission.file!r}")
+    return [info.filename for info in infos if not info.is_dir()]

@@ -6,7 +6,7 @@ fact again; none of them answers by itself.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from streamline.coordinator.lifecycle import JobState
@@ -70,20 +70,47 @@ class WriteManifest:
 
 
 @dataclass(frozen=True)
+class Failure:
+    """Why an attempt is over.
+
+    Attributes:
+        generation: The attempt.
+        task: The task that failed, if it was one.
+        reason: One sentence for the user.
+        trace: The traceback behind that.
+    """
+
+    generation: int
+    task: TaskId | None
+    reason: str
+    trace: str = ""
+
+
+@dataclass(frozen=True)
 class Say:
-    """Tell the user."""
+    """Tell the user.
+
+    Attributes:
+        failure: What has failed, if that is what is told.
+    """
 
     level: Literal["info", "warning", "error"]
     text: str
+    failure: Failure | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
 class Ended:
-    """The job is over."""
+    """The job is over.
+
+    Attributes:
+        failure: What has failed, if that is why.
+    """
 
     state: JobState
     reason: str = ""
     trace: str = ""
+    failure: Failure | None = field(default=None, compare=False)
 
 
 Instruction: TypeAlias = (

@@ -17,6 +17,7 @@ from streamline.coordinator.instructions import (
     Deploy,
     Ended,
     EnsureWorkers,
+    Failure,
     Instruction,
     LoadCheckpoint,
     Say,
@@ -152,7 +153,8 @@ class JobMachine:
         if was_ready and self._resume_at_ms is not None:
             # The attempt has failed already, it may be because a task saw the connection go
             # before we saw the worker go: this is the reason then, so it is said too.
-            self._out.append(Say("warning", f"worker {worker} {reason}"))
+            text = f"worker {worker} {reason}"
+            self._out.append(Say("warning", text, Failure(self.generation, None, text)))
             self._out.append(EnsureWorkers())
         else:
             # One that dies before it is ready may do so always: it is not started anew at once.
@@ -557,13 +559,14 @@ class JobMachine:
 
     def _on_failed(self, report: Failed, now_ms: int) -> None:
         if report.fatal:
-            self._end(JobState.FAILED, report.reason, report.trace)
+            self._end(JobState.FAILED, report.reason, report.trace, task=report.task)
             return
         self._fail_attempt(
             report.reason,
             now_ms,
             repeatable=True,
             trace=report.trace,
+            task=report.task,
             passing=report.echo or report.outage,
         )
 
@@ -574,6 +577,7 @@ class JobMachine:
         *,
         repeatable: bool,
         trace: str = "",
+        task: TaskId | None = None,
         worker_lost: bool = False,
         start_at_once: bool = True,
         passing: bool = False,
@@ -592,11 +596,11 @@ class JobMachine:
         delay_ms = self._restarts.delay_ms(now_ms) if repeatable else None
         if delay_ms is None:
             budget = f" (gave up after {self._restarts.budget})" if repeatable else ""
-            self._end(JobState.FAILED, f"{reason}{budget}", trace)
+            self._end(JobState.FAILED, f"{reason}{budget}", trace, task=task)
             return
         if reason == self._last_failure and not passing:
             again = "; it failed the same way twice without a checkpoint in between"
-            self._end(JobState.FAILED, reason + again, trace)
+            self._end(JobState.FAILED, reason + again, trace, task=task)
             return
         self._last_failure = None if worker_lost or passing else reason
         if self.state == JobState.STOPPING:
@@ -607,19 +611,26 @@ class JobMachine:
         self._resume_at_ms = now_ms + delay_ms
         last = self.last_epoch
         where = f"from checkpoint {last}" if last else "from where this run began"
-        self._out.append(Say("warning", f"{reason}; trying again in {delay_ms} ms, {where}"))
+        text = f"{reason}; trying again in {delay_ms} ms, {where}"
+        failure = Failure(self.generation, task, reason, trace)
+        self._out.append(Say("warning", text, failure))
         self._out.append(StopTasks(self.generation))
         if start_at_once:
             self._out.append(EnsureWorkers())
         else:
             self._start_at_ms = self._resume_at_ms
 
-    def _end(self, state: JobState, reason: str = "", trace: str = "") -> None:
+    def _end(
+        self, state: JobState, reason: str = "", trace: str = "", *, task: TaskId | None = None
+    ) -> None:
         self._move(state)
         self._resume_at_ms = self._start_at_ms = None
         self._loading = False
         self._out.append(StopTasks(self.generation))
-        self._out.append(Ended(state, reason, trace))
+        failure = None
+        if state == JobState.FAILED:
+            failure = Failure(self.generation, task, reason, trace)
+        self._out.append(Ended(state, reason, trace, failure))
 
     def _move(self, state: JobState) -> None:
         if state not in LEGAL.get(self.state, set()):

@@ -31,6 +31,7 @@ from streamline.coordinator.instructions import (
     Deploy,
     Ended,
     EnsureWorkers,
+    Failure,
     Instruction,
     LoadCheckpoint,
     Say,
@@ -144,6 +145,9 @@ class LocalEngine:
         make_pool: Makes the workers; processes on this machine if not given.
         run: A name that no other run ever has; one by chance if not given.
         store: The checkpoint store, if it is not to be opened by its URL.
+
+    Attributes:
+        on_failure: Told of each failure, also of those that another attempt follows.
     """
 
     def __init__(
@@ -157,6 +161,7 @@ class LocalEngine:
         run: str = "",
         store: CheckpointStore | None = None,
     ) -> None:
+        self.on_failure: Callable[[Failure], None] = lambda failure: None
         self._settings = settings
         self._say = say
         self._clock = clock or SystemClock()
@@ -545,8 +550,12 @@ class LocalEngine:
         elif isinstance(instruction, WriteManifest):
             self._spawn(self._write(instruction))
         elif isinstance(instruction, Say):
+            if instruction.failure is not None:
+                self.on_failure(instruction.failure)
             self._say(instruction.level, instruction.text)
         else:
+            if instruction.failure is not None:
+                self.on_failure(instruction.failure)
             self._over(instruction)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

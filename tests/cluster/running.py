@@ -11,8 +11,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import psutil
 
+from streamline.cluster.submission import pack
 from streamline.config import CHECKS_VARIABLE
 from streamline.testing.services.process import free_port
 
@@ -33,6 +35,7 @@ class Cluster:
             if not name.startswith("STREAMLINE_") or name == CHECKS_VARIABLE
         } | {"XDG_STATE_HOME": str(folder / "home")}
         self.process = None
+        self.http = None
         self.submitted = 0
 
     def __enter__(self):
@@ -48,7 +51,7 @@ class Cluster:
         psutil.wait_procs([*jobs, *workers], 5)
 
     def start(self, *options):
-        where = ("--data-dir", self.data, "--listen", self.url[7:])
+        where = ("--data-dir", self.data, "--listen", f"127.0.0.1:{self.port}")
         self.process = subprocess.Popen(
             self.command("cluster", "start", *where, *options),
             stderr=subprocess.PIPE,
@@ -61,12 +64,21 @@ class Cluster:
             assert line, said
             said += line
         self.said = said
+        self.http = self.client()
+
+    def client(self, **options):
+        """The API, for a moment: what commands do is tested by some, and takes longer."""
+        token = (self.data / "token").read_text().strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60, verify=False, **options)
 
     def command(self, *arguments):
         return [sys.executable, "-m", "streamline.cli.main", *map(str, arguments)]
 
     def kill(self, number=signal.SIGKILL):
         """End the daemon; what it said."""
+        if self.http is not None:
+            self.http.close()
         self.process.send_signal(number)
         said = self.said + self.process.communicate(timeout=40)[1]
         return self.process.returncode, said
@@ -116,7 +128,17 @@ class Cluster:
         return err
 
     def status(self, job):
-        return json.loads(self.ok("status", job, "--json"))
+        answer = self.http.get(f"/v1/jobs/{job}")
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def submit(self, path, params, **options):
+        """The id of a new job."""
+        file, archive = pack(Path(path))
+        body = {"file": file, "archive": archive, "params": params, **options}
+        answer = self.http.post("/v1/jobs", json=body)
+        assert answer.is_success, answer.text
+        return answer.json()["id"]
 
     def until(self, job, reached, timeout_s=60.0):
         """Ask until something is so of a job."""
@@ -127,6 +149,7 @@ class Cluster:
                 return found
             assert time.monotonic() < end, found
             assert found["state"] not in ("failed", "canceled"), found
+            time.sleep(0.03)
 
     def records(self, job, more=2_000):
         """Until it runs and has read so many records more than in an attempt before."""

@@ -13,7 +13,6 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from streamline.cluster.api import read_log
 from streamline.cluster.submission import MOST_BYTES
 from tests.cluster.running import JOBS, Cluster
 
@@ -62,7 +61,7 @@ def test_what_is_told_of_a_job(cluster, http):
     graph = http.get("/v1/jobs/paced/graph").json()
     assert [node["id"] for node in graph["graph"]["nodes"]][0] == "numbers"
     assert http.get("/v1/jobs/paced/exceptions").json() == {
-        "last_error": "", "trace": "", "restarts": 0,
+        "last_error": "", "trace": "", "restarts": 0, "failures": [],
     }  # fmt: skip
 
 
@@ -163,17 +162,6 @@ def test_names_that_are_too_long(http):
     assert "give the whole path" in problem(http.post("/v1/jobs", json=body), 400)
 
 
-def test_pieces_of_a_log(tmp_path):
-    """They end with whole lines and whole letters."""
-    log = tmp_path / "log"
-    log.write_bytes("erste\nzweite ü\nä".encode()[:-1])
-    assert read_log(log, 0, 8) == {"text": "erste\n", "next": 6}
-    assert read_log(log, 6) == {"text": "zweite ü\n", "next": 16}
-    log.write_bytes("erste\nzweite ü\nä".encode())
-    assert read_log(log, 16) == {"text": "ä", "next": 18}
-    assert read_log(tmp_path / "none", 0) == {"text": "", "next": 0}
-
-
 def test_a_body_that_is_too_large(http):
     data = b"x" * (MOST_BYTES + (1 << 17))
     assert "at most" in problem(http.post("/v1/jobs", content=data), 413)
@@ -253,24 +241,37 @@ def test_strangers_at_every_socket_of_a_job(cluster, http):
     assert f'streamline_refused_total{{job="{cluster.job}"}} {float(refused)}' in text
 
 
+FUZZING = """
+[[operations]]
+include-name = "POST /v1/jobs"
+# The other mode submits the example with each field at each of its limits: dozens of jobs.
+phases.coverage.generation.mode = "negative"
+"""
+
+
 def test_fuzzed_from_its_own_document(tmp_path):
-    """On a cluster of its own: it finds the job, and does all to it that can be done."""
+    """On a cluster of its own: it finds the job, submits the document's example, and does all to
+    them that can be done."""
     with Cluster(tmp_path) as cluster:
-        output = ("-p", f"output={tmp_path / 'out'}", "-p", "count=100000000")
-        cluster.ok("submit", JOBS / "paced.py", *output)
+        cluster.submit(JOBS / "paced.py", {"output": str(tmp_path / "out"), "count": "100000000"})
         token = (cluster.data / "token").read_text().strip()
+        (tmp_path / "schemathesis.toml").write_text(FUZZING)
         checks = "not_a_server_error,status_code_conformance,content_type_conformance"
         command = [
             str(Path(sys.executable).with_name("st")),
             *("run", f"{cluster.url}/v1/openapi.json", "-H", f"Authorization: Bearer {token}"),
-            *("--max-examples", "15", "--seed", "1", "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", "10", "--seed", "1", "--phases", "examples,coverage,fuzzing"),
             *("--checks", f"{checks},response_schema_conformance", "--no-color"),
+            *("--report", "har", "--report-har-path", tmp_path / "har"),
         ]
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path, check=False
         )
         assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
-        assert cluster.ok("list", "--all")
+        har = json.loads((tmp_path / "har").read_text())["log"]["entries"]
+        answers = {(one["request"]["method"], one["response"]["status"]) for one in har}
+        assert answers >= {("POST", 201), ("POST", 422), ("GET", 200), ("DELETE", 200)}
+        assert cluster.http.get("/v1/jobs").is_success
 
 
 def test_too_many_wrong_tokens(tmp_path):

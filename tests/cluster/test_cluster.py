@@ -51,6 +51,13 @@ def test_a_long_life(cluster):
     changed = submitted(cluster, "changed.py", *begin, rate=100_000)
     cluster.until(changed, lambda found: found["state"] == "finished")
     assert totals(cluster.folder / "out") == wanted(COUNT)
+    # What had gone wrong is told for good: what the first daemon saw, and what it did not.
+    told = cluster.http.get(f"/v1/jobs/{job}/exceptions").json()["failures"]
+    assert any(one["error"].startswith("worker 1 ") for one in told[:-1])
+    assert all(one["generation"] >= 1 for one in told)
+    assert told[-1]["error"] == "the job's own process ended; see its log"
+    times = [one["at_ms"] for one in told]
+    assert times == sorted(times)
 
 
 def test_the_daemon_drains_when_it_is_told_to_end(cluster):
@@ -132,6 +139,15 @@ def test_what_a_job_prints_and_how_it_fails(cluster, tmp_path):
     while (found := cluster.status(job))["state"] != "failed":
         pass
     assert "ZeroDivisionError" in found["last_error"]
+    told = cluster.http.get(f"/v1/jobs/{job}/exceptions").json()
+    assert told["last_error"] == found["last_error"]
+    assert [one["generation"] for one in told["failures"]] == [1, 2]
+    for failure in told["failures"]:
+        assert (failure["node"], failure["index"]) == ("n", 0)
+        assert "ZeroDivisionError" in failure["error"]
+        assert "return 1 / n" in failure["trace"]
+        assert failure["at_ms"] > 1e12
+    assert told["trace"] == told["failures"][-1]["trace"]
     log = cluster.ok("logs", job, "--follow")
     assert "halving 1" in log
     assert "failing.py:6 (return 1 / n)" in log

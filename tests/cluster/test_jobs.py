@@ -1,6 +1,7 @@
 """Jobs: a fold over entries; what cannot be done with a job is refused."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from streamline.cluster.jobs import (
     JobRecord,
     Jobs,
     Operation,
+    OtherBodyError,
     UnknownJobError,
     WrongStateError,
     ended,
@@ -105,6 +107,64 @@ def test_old_operations_are_forgotten_but_not_what_is_pending():
     assert "op-pending" in jobs.operations
     assert 50 <= len(jobs.operations) <= 52
     assert jobs.operations["op-99"].state == "failed"
+
+
+def test_of_ended_jobs_little_is_remembered():
+    """There may be thousands, in memory, in the journal and in answers."""
+    jobs = of(submitted(record()))
+    for number in range(100):
+        jobs.apply(asked(number, "savepoint"))
+        jobs.apply({"kind": "answered", "id": f"op-{number}", "result": {}, "error": ""})
+    task = {"node": "n", "index": 0}
+    status = {"records_in": 7, "tasks": [task] * 1_000, "workers": [{}] * 1_000}
+    status["last_error"] = reason = "x" * 100_000
+    jobs.apply(
+        ended("job-1", JobState.FAILED, at_ms=9, status=status, reason=reason, trace="t" * 100_000)
+    )
+    job = jobs.jobs["job-1"]
+    assert (job.last_status["records_in"], job.last_status["tasks"]) == (7, [])
+    assert job.params == {}
+    assert len(jobs.operations) == 10
+    assert "op-99" in jobs.operations
+    size = sum(len(json.dumps(entry)) for entry in jobs.entries())
+    assert size < 30_000
+    # And of what an older version has written.
+    old = submitted(record(2))
+    old["job"] |= {"state": "failed", "last_status": status}
+    del old["job"]["digest"]
+    jobs.apply(old)
+    assert jobs.jobs["job-2"].last_status["tasks"] == []
+
+
+def test_a_key_with_something_else():
+    jobs = of(submitted(replace(record(key="k"), digest="one")))
+    assert jobs.submitted_with("k", "one").id == "job-1"
+    with pytest.raises(OtherBodyError, match="'k' was given before, with what became job 'job-1'"):
+        jobs.submitted_with("k", "two")
+    old = submitted(record(key="k"))
+    del old["job"]["digest"]  # an older version did not know of it
+    assert of(old).submitted_with("k", "two").id == "job-1"
+
+
+def test_removed():
+    jobs = of(submitted(record(1)), submitted(record(2)), asked(1), finished(2))
+    assert jobs.removable("job-2").id == "job-2"
+    with pytest.raises(UnknownJobError, match="several jobs are named 'spend': job-1, job-2"):
+        jobs.removable("spend")
+    with pytest.raises(WrongStateError, match="'job-1' has not ended: stop or cancel it before"):
+        jobs.removable("job-1")
+    jobs.apply(finished(1))
+    with pytest.raises(WrongStateError, match="has not ended"):
+        jobs.removable("job-1")  # something is still to be answered
+    jobs.apply({"kind": "answered", "id": "op-1", "result": {}, "error": ""})
+    jobs.apply({"kind": "removed", "id": jobs.removable("job-1").id})
+    again = of(*jobs.entries())
+    for one in (jobs, again):
+        assert list(one.jobs) == ["job-2"]
+        assert one.operations == {}
+        assert list(one.removed) == ["job-1"]
+    jobs.apply({"kind": "cleared", "id": "job-1"})
+    assert of(*jobs.entries()).removed == {}
 
 
 def test_an_entry_of_another_kind():

@@ -5,6 +5,7 @@ import asyncio
 from streamline.cluster.files import JobFolder, MasterEnd, read_end, write_json
 from streamline.cluster.jobs import JobOptions, JobRecord, Operation
 from streamline.cluster.keeper import Keeper
+from streamline.cluster.log import LogSettings
 from streamline.cluster.machine import JobProcess
 from streamline.errors import StateError
 from tests.simulation.virtual import VirtualLoop
@@ -57,7 +58,14 @@ def virtually(folder, test, **options):
 
 def keeper_of(loop, folder, process, on_end, said):
     return Keeper(
-        JOB, folder, process, log_json=False, token="", clock=loop, on_end=on_end, say=said.append
+        JOB,
+        folder,
+        process,
+        log=LogSettings(),
+        token="",
+        clock=loop,
+        on_end=on_end,
+        say=said.append,
     )
 
 
