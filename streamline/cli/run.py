@@ -33,6 +33,7 @@ from streamline.jobfile import JobSpec
 from streamline.plan import make_plan
 from streamline.plural import counted
 from streamline.state.rocksdb import open_rocksdb
+from streamline.state.store import CheckpointStore
 
 CANCELED = 130
 """Exit status of a job that was ended at once, as of a command ended by Ctrl-C."""
@@ -193,7 +194,7 @@ def _run(request: Request, state: StateDir, held: HeldSignals) -> JobStatus:
             state.url,
             state.live,
         )
-        status = asyncio.run(_run_local(settings, said, held))
+        status = asyncio.run(_run_local(settings, state.store, said, held))
     if status.state == JobState.FINISHED:
         state.mark_finished()
     _sum_up(status, time.monotonic() - began, state)
@@ -239,7 +240,10 @@ def _run_inline(
 
 
 async def _run_local(
-    settings: LocalSettings, said: list[tuple[str, str]], held: HeldSignals
+    settings: LocalSettings,
+    store: CheckpointStore,
+    said: list[tuple[str, str]],
+    held: HeldSignals,
 ) -> JobStatus:
     lines: ProgressLine | None = None
 
@@ -247,7 +251,7 @@ async def _run_local(
         assert lines is not None
         lines.say(level, text)
 
-    engine = LocalEngine(settings, say)
+    engine = LocalEngine(settings, say, store=store)
     lines = ProgressLine(engine.status)
     with lines:
         for level, text in said:

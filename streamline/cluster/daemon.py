@@ -41,7 +41,7 @@ from streamline.state.store import open_store
 _COMPACT_BYTES = 1 << 20
 _SUSPEND_S = 20.0
 _PAUSE_S = 1.0
-_ENDED_WITHIN_S = 5.0
+_ENDED_WITHIN_S = 10.0
 
 
 class Daemon:
@@ -173,9 +173,6 @@ class Daemon:
             UnknownJobError: If there is no such job.
             WrongStateError: If it has not ended, or something of its folder is to be kept.
         """
-        keeper = self.keepers.get(self.jobs.find(name).id)
-        if keeper is not None and keeper.status.get("state") in ENDED:
-            await keeper.until_ended(_ENDED_WITHIN_S)  # it has said so, and is about to be gone
         return await self._remover.remove(name)
 
     def ask(self, name: str, verb: Verb, arguments: dict[str, Any]) -> Operation:
@@ -208,6 +205,8 @@ class Daemon:
             state, restarts = keeper.state, keeper.restarts
             if job.state is not None:
                 state = str(job.state)
+            elif state in ENDED:
+                state = "stopping"  # it is not noted yet: what is asked of it now comes too soon
         if state == "running" and any(
             one.verb in ("stop", "cancel") for one in self.jobs.pending(job.id)
         ):
@@ -319,6 +318,8 @@ class Daemon:
         try:
             if keeper is not None:
                 result = await keeper.carry_out(operation)
+                if operation.verb in ("stop", "cancel"):  # whoever asks next finds it ended
+                    await keeper.until_ended(_ENDED_WITHIN_S)
             else:  # it ended, and the daemon died before it could say what came of this
                 result = outcome(self.job_folder(operation.job), operation)
         except OrderFailedError as failed:

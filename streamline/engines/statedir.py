@@ -10,10 +10,12 @@ import fcntl
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import IO, Any
 
 from streamline.errors import CheckpointError, LockedError, StateError, UsageError
+from streamline.state.held import HeldStore
 from streamline.state.manifest import Manifest
 from streamline.state.store import NOTE, CheckpointStore, open_store
 
@@ -53,7 +55,10 @@ class StateDir:
         if checkpoints and "://" not in checkpoints:
             checkpoints = str(Path(checkpoints).absolute())
         self.url = checkpoints.rstrip("/") or str(self.checkpoints)
+        self._holder = uuid.uuid4().hex
         self.store = open_store(self.url)
+        if checkpoints:
+            self.store = HeldStore(self.store, self.url, self._holder)
         self._job = job
         self._elsewhere = bool(checkpoints)
         try:
@@ -197,7 +202,8 @@ class StateDir:
         return found
 
     def _mark(self, *, finished: bool) -> None:
-        note = {"job": self._job, "version": LAYOUT_VERSION, "finished": finished}
+        note: dict[str, Any] = {"job": self._job, "version": LAYOUT_VERSION}
+        note |= {"finished": finished, "holder": self._holder}
         try:
             self.store.put_note(json.dumps(note).encode() + b"\n")
         except OSError as error:
@@ -228,8 +234,7 @@ class StateDir:
                 f"the checkpoints at {self.url} belong to job {note['job']!r}, not to "
                 f"{self._job!r}; give another --checkpoint-dir"
             )
-        if not note:
-            self._mark(finished=False)
+        self._mark(finished=bool(note.get("finished")))
         record.write_text(given + "\n")
 
     def _take_lock(self) -> IO[str]:

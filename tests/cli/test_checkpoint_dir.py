@@ -38,6 +38,19 @@ def test_killed_and_gone_on_with_on_another_machine(running: Running, url: str) 
     running.start(*elsewhere).end().says("had finished; it starts over")
 
 
+def test_the_run_that_began_last_goes_on(cli: Cli, running: Running, url: str) -> None:
+    """No lock reaches from one machine to another; the run from before must do no harm."""
+    first = running.start("--checkpoint-dir", url)
+    until(lambda: sum(running.results().values()) == running.hold, "half", started=first)
+    second = Running(cli, state="another")
+    started = second.start("--checkpoint-dir", url)
+    done = first.end()
+    done.refuses(FAILED, f"another run has taken over the checkpoints at {url}")
+    running.go.touch()
+    assert started.end().says(f"continuing job 'running' from {url}").status == 0
+    assert running.results() == running.wanted()
+
+
 def epochs(url: str) -> list[int]:
     return open_store(url).epochs()
 

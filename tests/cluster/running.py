@@ -1,5 +1,6 @@
 """A cluster as its users see it: a daemon in a process of its own, and the commands."""
 
+import io
 import json
 import os
 import pty
@@ -8,17 +9,21 @@ import subprocess
 import sys
 import termios
 import time
-from contextlib import suppress
+from contextlib import chdir, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from unittest import mock
 
 import httpx
 import psutil
 
+from streamline.cli.main import main
 from streamline.cluster.submission import pack
 from streamline.config import CHECKS_VARIABLE
 from streamline.testing.services.process import free_port
 
 JOBS = Path(__file__).with_name("jobs")
+HERE = ("submit", "list", "status", "savepoint", "stop", "cancel", "rescale", "logs", "remove")
+"""Commands that only call the API."""
 
 
 class Cluster:
@@ -84,7 +89,13 @@ class Cluster:
         return self.process.returncode, said
 
     def run(self, *arguments, env=None):
-        """A command: status, stdout and stderr."""
+        """A command: status, stdout and stderr.
+
+        Most are called here, from their entry point on: a process for each would take as long as
+        all the rest of a test.
+        """
+        if arguments and arguments[0] in HERE:
+            return self._run_here(arguments, {**self.environment, **(env or {})})
         done = subprocess.run(
             self.command(*arguments),
             capture_output=True,
@@ -95,6 +106,21 @@ class Cluster:
             check=False,
         )
         return done.returncode, done.stdout, done.stderr
+
+    def _run_here(self, arguments, environment):
+        out, err, status = io.StringIO(), io.StringIO(), None
+        with (
+            mock.patch.dict(os.environ, environment, clear=True),
+            mock.patch.object(sys, "argv", ["streamline", *map(str, arguments)]),
+            chdir(self.folder),
+            redirect_stdout(out),
+            redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as ended:
+                status = ended.code
+        return status, out.getvalue(), err.getvalue()
 
     def on_terminal(self, *arguments, columns=60):
         """A command whose standard output is a terminal; what it shows there."""
@@ -122,7 +148,10 @@ class Cluster:
 
     def refused(self, *arguments, status=2, env=None):
         """What it says on stderr, which is one line."""
-        found, out, err = self.run(*arguments, env=env)
+        if arguments[0] == "cluster":  # which is to end before it serves
+            found, out, err = self._run_here(arguments, {**self.environment, **(env or {})})
+        else:
+            found, out, err = self.run(*arguments, env=env)
         assert (found, out) == (status, ""), (found, out, err)
         assert err.startswith("streamline: "), err
         return err

@@ -90,7 +90,8 @@ def test_recovering_after_a_worker_was_killed(cluster):
     assert {one["state"] for one in seen} == {"running", "recovering"}
     recovering = [one for one in seen if one["state"] == "recovering"]
     assert {one["restarts"] for one in recovering} == {1}
-    assert all("worker 1 was killed (SIGKILL)" in one["last_error"] for one in recovering)
+    # A task may see the connection go before the worker is seen to go.
+    assert any("worker 1 was killed (SIGKILL)" in one["last_error"] for one in recovering)
     tasks = {task["state"] for one in recovering for task in one["tasks"]}
     assert "waiting" in tasks
     assert tasks <= {"waiting", "starting", "running"}
@@ -98,9 +99,10 @@ def test_recovering_after_a_worker_was_killed(cluster):
         kept, other = one["workers"]
         assert kept == before["workers"][0]
         assert other["state"] in ("lost", "starting", "running")
-        assert other["pid"] != before["workers"][1]["pid"]
         assert (other["pid"] is None) == (other["state"] == "lost")
-    assert any(one["workers"][1]["state"] == "starting" for one in recovering)
+    replaced = [one["workers"][1] for one in recovering if one["workers"][1]["state"] == "starting"]
+    assert replaced
+    assert all(one["pid"] != before["workers"][1]["pid"] for one in replaced)
     after = cluster.records(job)
     assert (after["generation"], after["restarts"]) == (2, 1)
     assert {task["state"] for task in after["tasks"]} == {"running"}
