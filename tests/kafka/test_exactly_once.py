@@ -51,20 +51,13 @@ def test_all_die_at_every_point_and_go_on_at_another_parallelism(case, point, pa
     one.check()
 
 
-def test_killed_at_every_point_of_restoring(case):
+def test_killed_between_two_commits_and_at_every_point_of_restoring(case):
     """With transactions pending: those that a checkpoint names, and those that none does."""
     one = case("copy")
     one.killed("all:committed@2")
     assert one.open_transactions()
     killed_in_restores(one.start, RESTORE_POINTS["kafka"])
     one.start(2).finish()
-    one.check()
-
-
-def test_all_die_between_the_commits_of_two_tasks(case):
-    one = case("copy")
-    one.killed("all:committed@2")
-    one.start(3).finish()
     one.check()
 
 
