@@ -14,6 +14,8 @@ from streamline.connectors.kafka.transactions import Transactions, run_id
 from streamline.errors import FencedError
 from streamline.io import WriterContext
 
+_KEEP_EVERY_S = 24 * 3600.0
+"""Brokers forget an id that was not used for a week, unless they are told otherwise."""
 Again: TypeAlias = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 """Does something until Kafka is there."""
 
@@ -34,7 +36,9 @@ class Holder:
         self._context = context
         self._topic = topic
         self._again = again
+        self._held_s: float | None = None
         self._name = run_id(context.job, context.node)
+        # Two runs have the same once in as many times as the timeout has milliseconds.
         self._mark = 1 + zlib.crc32(context.whole_run.encode()) % timeout_ms
 
     async def take_over(self, transactions: Transactions) -> None:
@@ -47,7 +51,24 @@ class Holder:
             return
         if self._context.took_over and await self.overthrown(transactions):
             raise self.fenced()
+        await self._hold(transactions)
+
+    async def keep(self, transactions: Transactions) -> None:
+        """Renew the mark before brokers forget it; to be called from time to time.
+
+        Raises:
+            FencedError: If it is that of a newer run.
+        """
+        held_s = self._held_s
+        if held_s is None or self._context.clock.monotonic_s() - held_s < _KEEP_EVERY_S:
+            return
+        if await self.overthrown(transactions):
+            raise self.fenced()
+        await self._hold(transactions)
+
+    async def _hold(self, transactions: Transactions) -> None:
         await self._again(lambda: transactions.hold(self._name, self._mark))
+        self._held_s = self._context.clock.monotonic_s()
 
     async def overthrown(self, transactions: Transactions | None) -> bool:
         """Whether another run has taken over since ours did."""

@@ -277,6 +277,8 @@ class KafkaReader(SourceReader[T]):
                 return None
             placing, self._placing = self._placing, None
             placing.result()
+        if self._watching is not None and self._watching.done():
+            self._watching.result()  # it ends by an error alone, and nobody would see it
         fetched = self._fetched
         assert fetched is not None
         failure = fetched.failure()

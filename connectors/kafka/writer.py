@@ -254,7 +254,9 @@ class KafkaWriter(SinkWriter[T]):
         assert producer is not None
         try:
             await producer.send(0)
-            if not settings.exactly_once:
+            if self._transactions is not None:
+                await self._holder.keep(self._transactions)
+            else:
                 await self._count_partitions(producer)
         except errors.KafkaError as error:
             raise await self._broken(error) from error

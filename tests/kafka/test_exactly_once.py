@@ -51,20 +51,13 @@ def test_all_die_at_every_point_and_go_on_at_another_parallelism(case, point, pa
     one.check()
 
 
-def test_killed_at_every_point_of_restoring(case):
+def test_killed_between_two_commits_and_at_every_point_of_restoring(case):
     """With transactions pending: those that a checkpoint names, and those that none does."""
     one = case("copy")
     one.killed("all:committed@2")
     assert one.open_transactions()
     killed_in_restores(one.start, RESTORE_POINTS["kafka"])
     one.start(2).finish()
-    one.check()
-
-
-def test_all_die_between_the_commits_of_two_tasks(case):
-    one = case("copy")
-    one.killed("all:committed@2")
-    one.start(3).finish()
     one.check()
 
 
@@ -108,7 +101,7 @@ def test_the_broker_is_away_when_the_job_starts(tmp_path):
         broker.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(120)
 @pytest.mark.parametrize("moment", ["killed", "paused"])
 def test_the_broker_goes_away_in_mid_run_and_comes_back(tmp_path, moment):
     """Killed, or standing still: it is said, and that it is back; the job goes on by itself."""
@@ -120,16 +113,20 @@ def test_the_broker_goes_away_in_mid_run_and_comes_back(tmp_path, moment):
     try:
         one = Case(broker, fill(broker.servers, 100_000), tmp_path, "copy")
         run, said = one.start(2, until=""), []
-        run.wait_for("checkpoints/*/MANIFEST")
-        go_away()
-        said += until_said(run, "source 'orders'.* cannot be reached")
-        come_back()
-        said += until_said(run, "source 'orders'.* is back")
-        while one.seen().total() < one.wanted.total():
-            assert run.process.poll() is None, said
-        run.process.send_signal(signal.SIGINT)
-        said += run.process.stderr.readlines()
-        assert run.end()[0] == 0, said
+        try:
+            run.wait_for("checkpoints/*/MANIFEST")
+            go_away()
+            said += until_said(run, "source 'orders'.* cannot be reached")
+            come_back()
+            # It may have given up the attempt, and the next one finds the broker there.
+            said += until_said(run, "source 'orders'.* is back|running again after")
+            while one.seen().total() < one.wanted.total():
+                assert run.process.poll() is None, said
+            run.process.send_signal(signal.SIGINT)
+            said += run.process.stderr.readlines()
+            assert run.end()[0] == 0, said
+        finally:
+            run.kill()  # in case that it still runs
         one.check()
     finally:
         broker.close()
@@ -137,7 +134,8 @@ def test_the_broker_goes_away_in_mid_run_and_comes_back(tmp_path, moment):
         f"streamline: source 'orders': Kafka at {broker.servers} cannot be reached; trying again\n"
     )
     back = f"streamline: source 'orders': Kafka at {broker.servers} is back\n"
-    assert said.index(away) < said.index(back), said
+    behind = said[said.index(away) :]
+    assert back in behind or any("running again after" in line for line in behind), said
     told = [line for line in said if broker.servers in line]
     assert all(line.startswith("streamline: ") for line in told), told
     assert "Traceback" not in "".join(said), said

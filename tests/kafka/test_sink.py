@@ -20,7 +20,7 @@ from streamline.connectors.kafka import KafkaSink, producer, transactions
 from streamline.connectors.kafka.client import NO_SECURITY
 from streamline.connectors.kafka.partitioner import Partitions
 from streamline.connectors.kafka.requests import ListTransactions
-from streamline.connectors.kafka.transactions import OPEN_STATES, Transactions, parse_id
+from streamline.connectors.kafka.transactions import OPEN_STATES, Transactions, parse_id, run_id
 from streamline.errors import (
     ConnectorError,
     EncodeError,
@@ -44,14 +44,14 @@ class Place:
     async def writer(self, run="a", committables=(), *, index=0, of=1, restored=1, **options):
         context = {"job": self.job, "node": "out", "index": index, "parallelism": of, "run": run}
         context |= {"whole_run": run.rpartition("g")[0], "took_over": options.pop("again", False)}
-        interval = options.pop("interval", None)
+        interval, clock = options.pop("interval", None), options.pop("clock", SystemClock())
         options = {"format": sl.Raw(), "transaction_timeout": "60s", **options}
         writer = KafkaSink(self.servers, topic=self.topic, **options).writer()
         self.writers.append(writer)
         context = WriterContext(
             **context,
             restored=bool(restored),
-            clock=SystemClock(),
+            clock=clock,
             checkpoint_interval_ms=interval,
         )
         await writer.open(context)
@@ -195,6 +195,36 @@ async def test_an_attempt_that_was_never_at_work_takes_over(place):
     await late.commit(await place.put(late, 1, b"1"))
     assert await place.seen() == [b"1"]
     await place.close()
+
+
+async def test_who_holds_the_sink_is_renewed_before_the_broker_forgets(place):
+    transactions = Transactions(place.servers, NO_SECURITY)
+    await transactions.open()
+
+    async def renewals():
+        return (await transactions.describe(run_id(place.job, "out"))).producer_epoch
+
+    try:
+        clock = ManualClock()
+        writer = await place.writer("ag1", clock=clock)
+        before = await renewals()
+        await writer.commit(await place.put(writer, 1, b"1"))
+        clock.advance(23 * 3_600_000)
+        await writer.commit(await place.put(writer, 2, b"2"))
+        assert await renewals() == before
+        clock.advance(3_600_000)
+        await writer.prepare(3)
+        assert await renewals() == before + 1
+        await writer.prepare(4)
+        assert await renewals() == before + 1, "once a day"
+        await place.writer("bg1")
+        clock.advance(25 * 3_600_000)
+        with pytest.raises(FencedError, match=SHUT_OUT):
+            await writer.prepare(5)
+        assert await renewals() == before + 2, "the newer run keeps its place"
+    finally:
+        await transactions.close()
+        await place.close()
 
 
 async def test_a_prepared_transaction_is_not_carried_to_its_end(place):

@@ -35,6 +35,9 @@ async def create(servers, name, partitions=1, **config):
     async with admin_of(servers) as admin:
         answer = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])
         assert all(error[1] == 0 for error in answer.topic_errors), answer
+        async with asyncio.timeout(30):  # the broker answers before it can tell of it
+            while (await admin.describe_topics([name]))[0]["error_code"] != 0:
+                pass
     return name
 
 
