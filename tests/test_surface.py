@@ -12,7 +12,10 @@ import streamline
 
 PLACES = (
     *("streamline", "streamline.testing", "streamline.testing.services"),
-    *(f"streamline.connectors.{one}" for one in "collection datagen files kafka postgres".split()),
+    *(
+        f"streamline.connectors.{one}"
+        for one in ["collection", "datagen", "files", "kafka", "postgres"]
+    ),
     "streamline.connectors.stdout",
 )
 """Where the public names are: those in ``__all__``, or else the classes made there."""
@@ -144,9 +147,9 @@ def test_the_names_of_the_users_surface() -> None:
     streams = "map filter flat_map map_batch with_timestamps key_by union rebalance broadcast sink"
     for method in streams.split():
         assert callable(getattr(streamline.Stream, method))
-    for method in "window reduce aggregate process".split():
+    for method in ["window", "reduce", "aggregate", "process"]:
         assert callable(getattr(streamline.KeyedStream, method))
-    for method in "aggregate reduce apply".split():
+    for method in ["aggregate", "reduce", "apply"]:
         assert callable(getattr(streamline.WindowedStream, method))
     wanted = "Job Record Json MsgPack Csv Text Raw Tumbling Sliding Session col Aggregation"
     wanted += " Count Sum Min Max Mean Collect"

@@ -59,7 +59,7 @@ def test_what_is_told_of_a_job(cluster, http):
     assert found["last_checkpoint"]["epoch"] >= 1
     assert http.get(f"/v1/jobs/{cluster.job}/tasks").json()[0].keys() == found["tasks"][0].keys()
     graph = http.get("/v1/jobs/paced/graph").json()
-    assert [node["id"] for node in graph["graph"]["nodes"]][0] == "numbers"
+    assert next(node["id"] for node in graph["graph"]["nodes"]) == "numbers"
     assert http.get("/v1/jobs/paced/exceptions").json() == {
         "last_error": "", "trace": "", "restarts": 0, "failures": [],
     }  # fmt: skip

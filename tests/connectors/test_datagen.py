@@ -6,7 +6,6 @@ import random
 import pytest
 
 import streamline as sl
-
 from streamline.clock import ManualClock
 from streamline.codec import decode, encode
 from streamline.connectors.datagen import GeneratorSource

@@ -12,8 +12,8 @@ from examples import kafka_spend, kafka_to_postgres, replay_dead_letters
 from streamline.engines.inline import InlineEngine
 from streamline.state.memory import MemoryStore
 from streamline.state.store import DirectoryStore
-from tests.names import new_name
 from tests.kafka.topics import create, read_all, send
+from tests.names import new_name
 
 START_MS = 1_700_000_000_000
 

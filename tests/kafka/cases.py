@@ -16,8 +16,8 @@ import psutil
 from aiokafka import AIOKafkaProducer
 
 from streamline.connectors.kafka.transactions import OPEN_STATES
-from tests.names import new_name
 from tests.kafka.topics import create, read_all, transactions_of
+from tests.names import new_name
 from tests.processes.runner import START_MS, Run
 
 JOBS = Path(__file__).with_name("jobs.py")

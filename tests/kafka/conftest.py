@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from tests.names import new_name
 from tests.kafka import topics
+from tests.names import new_name
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ from streamline.errors import (
     UserFunctionError,
 )
 from streamline.io import WriterContext
-from tests.names import new_name
 from tests.kafka.topics import more_partitions, read_all, transactions_of
+from tests.names import new_name
 
 
 class Place:
@@ -77,8 +77,7 @@ class Place:
 
 @pytest.fixture
 def place(servers, topic):
-    place = Place(servers, topic)
-    return place
+    return Place(servers, topic)
 
 
 # ---------------------------------------------------------------------- commit and abort

@@ -8,8 +8,8 @@ import streamline as sl
 from streamline.connectors.kafka import KafkaSink
 from streamline.connectors.kafka.transactions import OPEN_STATES
 from streamline.testing import SinkContract
-from tests.names import new_name
 from tests.kafka.topics import create, now, read_all, transactions_of
+from tests.names import new_name
 
 
 class _Contract(SinkContract):

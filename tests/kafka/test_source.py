@@ -544,7 +544,7 @@ async def test_no_broker(caplog):
     [
         ({"start": "now"}, "start='now' must be one of 'earliest', 'latest', 'committed'"),
         ({"start": "committed"}, "needs group="),
-        ({"start": datetime(2026, 1, 1)}, "has no time zone"),  # noqa: DTZ001 - on purpose
+        ({"start": datetime(2026, 1, 1)}, "has no time zone"),
         ({"until": "now"}, "until='now' must be one of"),
         ({"isolation": "none"}, "isolation='none' must be"),
         ({"on_offset_reset": "ignore"}, "on_offset_reset='ignore' must be"),

@@ -5,8 +5,8 @@ import pytest
 import streamline as sl
 from streamline.connectors.kafka import KafkaSource
 from streamline.testing import SourceContract
-from tests.names import new_name
 from tests.kafka.topics import create, now, producer_of, send, send_by
+from tests.names import new_name
 
 
 async def fill(servers, name):

@@ -15,9 +15,16 @@ from streamline.errors import UsageError
 from streamline.ids import ChannelId
 from streamline.keys import KeyGroups
 from streamline.messages import MIN_TIMESTAMP
-from streamline.operators.aggregations import Aggregation, AggregatePartials, Count, Max, Mean, Min
-from streamline.operators.aggregations import Sum
 from streamline.operators import combine as combine_module
+from streamline.operators.aggregations import (
+    AggregatePartials,
+    Aggregation,
+    Count,
+    Max,
+    Mean,
+    Min,
+    Sum,
+)
 from streamline.operators.base import MAIN
 from streamline.operators.combine import _PAUSE, Combiner
 from streamline.operators.windows.assigners import Slices

@@ -13,8 +13,8 @@ import streamline as sl
 from streamline.errors import UsageError, UserFunctionError
 from streamline.keys import key_group
 from streamline.messages import MIN_TIMESTAMP
-from streamline.operators.base import LATE
 from streamline.operators.aggregations import Count, Sum
+from streamline.operators.base import LATE
 from streamline.operators.windows.assigners import Session, WindowBounds
 from streamline.operators.windows.specs import window_aggregate, window_apply, window_reduce
 from tests.operators.drive import MAX_PARALLELISM, NODE, Setting, Tasks
@@ -32,7 +32,6 @@ from tests.operators.test_windows import (
     run,
     script_of,
 )
-
 
 KEYS = [f"k{number}" for number in range(12)]
 

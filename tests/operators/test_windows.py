@@ -547,9 +547,7 @@ def test_tasks_that_stood_at_different_watermarks_fire_each_window_once(tmp_path
         r = random.Random(seed)
         keys = list(range(12))
         tasks = Tasks(window_aggregate(Tumbling("10ms"), 0, ALL), Setting(tmp_path / str(seed)), 3)
-        tasks.push(
-            [Item(n, n) for n in range(60)], [n for n in range(60)], [n % 12 for n in range(60)]
-        )
+        tasks.push([Item(n, n) for n in range(60)], list(range(60)), [n % 12 for n in range(60)])
         for task in tasks.tasks:
             task.watermark(r.randint(0, 60))
         told = tasks.timed()

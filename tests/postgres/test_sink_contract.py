@@ -2,10 +2,9 @@
 
 import pytest
 
-from tests.names import new_name
-
 from streamline.connectors.postgres import PostgresSink
 from streamline.testing import SinkContract
+from tests.names import new_name
 
 
 class _Contract(SinkContract):

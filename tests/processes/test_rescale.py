@@ -6,6 +6,7 @@ import os
 import signal
 from collections import Counter
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -37,7 +38,7 @@ class Running:
         )
         self.engine = LocalEngine(given, lambda level, text: self.said.append(text))
 
-    async def __aenter__(self) -> "Running":
+    async def __aenter__(self) -> Self:
         self.task = asyncio.ensure_future(self.engine.run())
         await self.until(lambda: self.engine.status.state == "running")
         return self

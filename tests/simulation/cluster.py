@@ -12,7 +12,6 @@ import random
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +36,9 @@ from streamline.errors import StreamlineError
 from streamline.logs import JsonLog
 from streamline.state.store import DirectoryStore
 from tests.simulation.jobs import JOBS
-from tests.simulation.seeds import replay
 from tests.simulation.ledger import Ledger
 from tests.simulation.run import _compare, _memory_folder, undisturbed
+from tests.simulation.seeds import replay
 from tests.simulation.virtual import VirtualLoop
 from tests.simulation.workers import Life, SimPool
 

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from streamline.clock import ManualClock
@@ -88,7 +88,7 @@ def simulate(seed: int, tell: Callable[[str], None] = lambda text: None) -> None
     _compare(results, undisturbed(shape), f"seed {seed}, job {JOBS[shape].__name__}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def undisturbed(shape: int) -> tuple[str, ...]:
     """The results of a job at parallelism 1 when nothing goes wrong."""
     folder = Path(tempfile.mkdtemp(prefix="streamline-sim-", dir=_memory_folder()))

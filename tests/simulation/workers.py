@@ -8,8 +8,7 @@ from typing import Any
 
 from streamline.graph import JobGraph
 from streamline.ids import ChannelId
-from streamline.runtime.channel import Message
-from streamline.runtime.channel import Receiver, Sender
+from streamline.runtime.channel import Message, Receiver, Sender
 from streamline.runtime.credits import Cost, Credits
 from streamline.runtime.link import Progress, TaskCommand, WorkerSettings
 from streamline.runtime.worker import Worker
@@ -184,7 +183,7 @@ class SimPool:
 
     @property
     def pids(self) -> dict[int, int]:
-        return {number: 1 for number in self.workers}
+        return dict.fromkeys(self.workers, 1)
 
     @property
     def ready(self) -> list[int]:

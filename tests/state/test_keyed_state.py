@@ -163,7 +163,7 @@ class Bench:
             self.stores.pop()
 
     def links(self):
-        return [path for path in self.folder.glob("process-0/links/*/*")]
+        return list(self.folder.glob("process-0/links/*/*"))
 
 
 @pytest.fixture
@@ -516,7 +516,7 @@ def test_any_order_of_events(tmp_path, seed):
             bench.aside()
 
     def committed():
-        done = [number for number in bench.taken]
+        done = list(bench.taken)
         if done:
             bench.keyed.committed(rng.choice(done))
 

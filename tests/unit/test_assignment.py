@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 
 from streamline.coordinator.assignment import make_restores, place_tasks, workers_needed
-from streamline.errors import StateError
 from streamline.ids import TaskId
 from streamline.keys import KeyGroupRange, owned_range
 from streamline.state.manifest import Manifest, StateFile, StateHandle, TaskSnapshot

@@ -132,7 +132,7 @@ CASES: list[tuple[Expr, Plain]] = [
     (7 // col("b"), lambda r: 7 // r["b"]),
     (7 % col("b"), lambda r: 7 % r["b"]),
     (-col("a"), lambda r: -r["a"]),
-    (3 > col("a"), lambda r: r["a"] < 3),
+    (col("a") < 3, lambda r: r["a"] < 3),
     (True & col("f"), lambda r: r["f"]),
     (False | col("f"), lambda r: r["f"]),
     (~col("f"), lambda r: not r["f"]),

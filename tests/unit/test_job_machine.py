@@ -30,12 +30,12 @@ from streamline.ids import TaskId
 from streamline.plan import ExecutionPlan
 from streamline.runtime.control import (
     Abort,
-    KeepPace,
     AssignPartitions,
     Commit,
     Committed,
     Failed,
     Finished,
+    KeepPace,
     Report,
     Running,
     SnapshotDeclined,

@@ -6,7 +6,7 @@ from typing import Any
 import streamline as sl
 from streamline.connectors.collection import CollectionSource
 from streamline.engines.inline import InlineEngine
-from streamline.io import SourceReader, SinkWriter, WriterContext
+from streamline.io import SinkWriter, SourceReader
 from streamline.state.memory import MemoryStore
 from streamline.state.store import DirectoryStore
 from tests.simulation.ledger import Ledger, LedgerSink
