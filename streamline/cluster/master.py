@@ -143,17 +143,8 @@ class Master:
 
     def _failed(self, failure: Failure) -> None:
         """Note a failure where whoever asks finds it, whatever becomes of this process."""
-        task = failure.task
-        failed = Failed(
-            at_ms=self._clock.now_ms(),
-            generation=failure.generation,
-            node=task.node if task is not None else "",
-            index=task.index if task is not None else 0,
-            error=failure.reason[:MOST_OF_ERROR],
-            trace=failure.trace[-MOST_OF_TRACE:],
-        )
         try:
-            add_failure(self._folder.failures, failed)
+            _note_failure(self._folder, failure, self._clock)
         except OSError as error:  # such as a full disk; the job is not to fail of that
             self._say("warning", f"{self._folder.failures} cannot be written: {error}")
 
@@ -288,6 +279,19 @@ def spec_of(settings: MasterSettings) -> JobSpec:
     return JobSpec(spec.path, spec.source, settings.expose, dict(settings.params))
 
 
+def _note_failure(folder: JobFolder, failure: Failure, clock: Clock) -> None:
+    task = failure.task
+    failed = Failed(
+        at_ms=clock.now_ms(),
+        generation=failure.generation,
+        node=task.node if task is not None else "",
+        index=task.index if task is not None else 0,
+        error=failure.reason[:MOST_OF_ERROR],
+        trace=failure.trace[-MOST_OF_TRACE:],
+    )
+    add_failure(folder.failures, failed)
+
+
 def settings_of_engine(settings: MasterSettings, graph: JobGraph, state: StateDir) -> LocalSettings:
     """How the engine is to run a job."""
     return LocalSettings(
@@ -364,15 +368,7 @@ def main() -> None:
         except (StreamlineError, OSError) as error:
             (log.say if log is not None else say)("error", str(error))
             trace = getattr(error, "trace", "") or traceback.format_exc()
-            failed = Failed(
-                at_ms=SystemClock().now_ms(),
-                generation=0,
-                node="",
-                index=0,
-                error=str(error)[:MOST_OF_ERROR],
-                trace=trace[-MOST_OF_TRACE:],
-            )
-            add_failure(folder.failures, failed)
+            _note_failure(folder, Failure(0, None, str(error), trace), SystemClock())
             end = MasterEnd(state="failed", reason=str(error), trace=trace)
             write_json(folder.end, end)
             return

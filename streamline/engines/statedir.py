@@ -25,27 +25,27 @@ LAYOUT_VERSION = 1
 class StateDir:
     """One job's folder, locked while it is open.
 
-            job.json        whose folder it is, and which version wrote it
-            lock            held while a run is using the folder
-            params.json     the parameters it was last run with
-            finished        the job came to its end; the next run starts over
-            checkpoints/    the checkpoint store, unless it is elsewhere
+    job.json        whose folder it is, and which version wrote it
+    lock            held while a run is using the folder
+    params.json     the parameters it was last run with
+    finished        the job came to its end; the next run starts over
+    checkpoints/    the checkpoint store, unless it is elsewhere
     checkpoint-dir  where, if it is
-            live/           databases of running tasks; worthless after a crash
+    live/           databases of running tasks; worthless after a crash
 
-        Args:
-            root: The folder; made if it is not there.
-            job: The job's name.
-            checkpoints: Folder or URL where its checkpoints are kept, if not in there.
+    Args:
+        root: The folder; made if it is not there.
+        job: The job's name.
+        checkpoints: Folder or URL where its checkpoints are kept, if not in there.
 
-        Attributes:
-            url: Where its checkpoints are kept.
-            store: The same, open.
+    Attributes:
+        url: Where its checkpoints are kept.
+        store: The same, open.
 
-        Raises:
-            LockedError: If another run uses it.
-            StateError: If it is another job's, of a newer version, or cannot be used.
-            UsageError: If there can be no checkpoints at that place.
+    Raises:
+        LockedError: If another run uses it.
+        StateError: If it is another job's, of a newer version, or cannot be used.
+        UsageError: If there can be no checkpoints at that place.
     """
 
     def __init__(self, root: Path, job: str, checkpoints: str = "") -> None:

@@ -1,4 +1,4 @@
-"""Formats: bytes to values and back. One file each; the seam is in ``base``.
+"""Formats: bytes to values and back.
 
 One file each; the seam is in ``base``. Sources and sinks are given one; formats know neither files
 nor topics, nor where a value came from.
