@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
 from streamline.batch import Batch
 from streamline.clock import Clock
-from streamline.errors import UsageError
+from streamline.errors import DecodeError, UsageError
 from streamline.messages import MAX_TIMESTAMP
 from streamline.record import Record
 
@@ -25,6 +25,8 @@ Position: TypeAlias = Any
 Committable: TypeAlias = Any
 """What a sink has prepared and can still commit after a crash: any value the codec can write."""
 Layout: TypeAlias = Literal["rows", "columns"]
+SHOWN_BYTES = 120
+"""So much of a record is shown in an error."""
 OnError: TypeAlias = Literal["fail", "skip", "dead_letter"]
 """What becomes of a record that cannot be decoded, or on which a function raises."""
 
@@ -142,6 +144,32 @@ class ReaderContext:
     restored: bool = False
     origins: bool = False
     others: Callable[[], int] = _nobody
+
+
+def leave_out(context: ReaderContext, letter: DeadLetter, on_error: OnError, place: str) -> None:
+    """What a reader does with a record that cannot be decoded: count it, hand it over, or raise.
+
+    Args:
+        context: The reader's.
+        letter: The record, and why it cannot be decoded.
+        on_error: What its format says is to be done.
+        place: Where it stands, in words.
+
+    Raises:
+        DecodeError: If that is to fail; shows how the record begins.
+    """
+    if on_error == "skip":
+        context.counters.skipped += 1
+    elif on_error == "dead_letter":
+        context.counters.dead_letters += 1
+        context.dead_letter(letter)
+    else:
+        shown = letter.data[:SHOWN_BYTES]
+        more = "..." if len(letter.data) > SHOWN_BYTES else ""
+        raise DecodeError(
+            f"source {context.node!r}, {place}: {letter.reason}: "
+            f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
+        )
 
 
 class SourceReader(ABC, Generic[T]):

@@ -24,7 +24,15 @@ from streamline.connectors.files.partitions import COMPRESSED, Stripe, deal_out,
 from streamline.connectors.files.zstd import ZstdFile
 from streamline.errors import ConnectorError, DecodeError, UsageError
 from streamline.formats import Format
-from streamline.io import DeadLetter, Position, ReaderContext, Source, SourceReader
+from streamline.io import (
+    SHOWN_BYTES,
+    DeadLetter,
+    Position,
+    ReaderContext,
+    Source,
+    SourceReader,
+    leave_out,
+)
 from streamline.messages import MIN_TIMESTAMP
 from streamline.plural import counted
 
@@ -32,7 +40,6 @@ T = TypeVar("T")
 _OPEN_FILES = 64
 _PIECES_PER_POLL = 16
 _FIRST_LINE_BYTES = 64
-_SHOWN_BYTES = 120
 _MEASURE_EVERY_S = 1.0  # there may be ten thousand files, of each of which the size is asked for
 
 
@@ -419,7 +426,7 @@ class FileReader(SourceReader[T]):
         if data and not partition.follow:
             raise DecodeError(
                 f"source {self._context.node!r}, file {partition.stripe.path}, byte {start}: the "
-                f"last value is cut off: {data[:_SHOWN_BYTES]!r}"
+                f"last value is cut off: {data[:SHOWN_BYTES]!r}"
             )
         return [], start
 
@@ -511,19 +518,9 @@ class FileReader(SourceReader[T]):
         return RowBatch(values, origins=origins) if values else None
 
     def _bad(self, partition: _Partition, offset: int, data: bytes, reason: str) -> None:
-        context, path = self._context, partition.stripe.path
-        if self._format.on_error == "skip":
-            context.counters.skipped += 1
-        elif self._format.on_error == "dead_letter":
-            context.counters.dead_letters += 1
-            context.dead_letter(DeadLetter(reason, context.node, path, offset, data))
-        else:
-            shown = data[:_SHOWN_BYTES]
-            more = "..." if len(data) > _SHOWN_BYTES else ""
-            raise DecodeError(
-                f"source {context.node!r}, file {path}, byte {offset}: {reason}: "
-                f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
-            )
+        path = partition.stripe.path
+        letter = DeadLetter(reason, self._context.node, path, offset, data)
+        leave_out(self._context, letter, self._format.on_error, f"file {path}, byte {offset}")
 
 
 def _lines(piece: bytes | list[bytes], start: int, padding: bytes) -> list[tuple[int, bytes]]:

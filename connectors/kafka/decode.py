@@ -14,9 +14,7 @@ from streamline.batch import Batch, Origins, RowBatch
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import DecodeError
 from streamline.formats import Format
-from streamline.io import DeadLetter, ReaderContext
-
-_SHOWN_BYTES = 120
+from streamline.io import DeadLetter, ReaderContext, leave_out
 
 
 class Decoder:
@@ -109,16 +107,5 @@ class Decoder:
         return self._mark(name, RowBatch(records), rows)
 
     def _bad(self, name: str, offset: int, data: bytes, reason: str) -> None:
-        context = self._context
-        if self._format.on_error == "skip":
-            context.counters.skipped += 1
-        elif self._format.on_error == "dead_letter":
-            context.counters.dead_letters += 1
-            context.dead_letter(DeadLetter(reason, context.node, name, offset, data))
-        else:
-            shown = data[:_SHOWN_BYTES]
-            more = "..." if len(data) > _SHOWN_BYTES else ""
-            raise DecodeError(
-                f"source {context.node!r}, {name}, offset {offset}: {reason}: "
-                f'{shown!r}{more} (on_error="skip" or "dead_letter" would go on)'
-            )
+        letter = DeadLetter(reason, self._context.node, name, offset, data)
+        leave_out(self._context, letter, self._format.on_error, f"{name}, offset {offset}")
