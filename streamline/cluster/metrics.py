@@ -1,23 +1,19 @@
 """Metrics of all jobs as Prometheus text.
 
 It turns what ``status`` tells into text and keeps nothing. Times are in seconds. It asks no job
-itself, and a name here is what dashboards and alarms of users go by: it stays.
+itself, and a name here is what dashboards and alarms of users go by: it stays. The text is put
+together here, not by a client library, which took ten times as long for the tasks of twenty jobs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 _API_COUNTERS = {
     "wrong_tokens": "Requests to the API with a wrong token.",
     "silent_connections": "Connections to the API that were ended because nothing came of them.",
 }
-_TASK = ["job", "node", "index"]
 _TASK_COUNTERS = {
     "records_in": "Records a task has taken.",
     "records_out": "Records a task has handed on.",
@@ -51,83 +47,81 @@ _NODE_COUNTERS = {
     "dead_letters": "Records sent to dead letters.",
 }
 _CHECKPOINT_GAUGES = {
-    "duration_s": ("duration_seconds", "From trigger to manifest, of the last checkpoint."),
-    "size_bytes": ("size_bytes", "Size of the last checkpoint."),
-    "age_s": ("age_seconds", "Since the last checkpoint."),
+    "duration_s": "From trigger to manifest, of the last checkpoint.",
+    "size_bytes": "Size of the last checkpoint.",
+    "age_s": "Since the last checkpoint.",
 }
-
-
-class _Jobs(Collector):
-    def __init__(self, jobs: Iterable[dict[str, Any]], counts: Mapping[str, int]) -> None:
-        self._jobs = list(jobs)
-        self._counts = counts
-
-    def collect(self) -> Iterator[Metric]:
-        for name, count in self._counts.items():
-            yield CounterMetricFamily(f"streamline_{name}", _API_COUNTERS[name], count)
-        up = GaugeMetricFamily("streamline_job_state", "1 for its state.", labels=["job", "state"])
-        restarts = CounterMetricFamily("streamline_restarts", "Restarts.", labels=["job"])
-        refused = CounterMetricFamily("streamline_refused", "Strangers refused.", labels=["job"])
-        for job in self._jobs:
-            up.add_metric([job["id"], job["state"]], 1)
-            restarts.add_metric([job["id"]], job["restarts"])
-            refused.add_metric([job["id"]], job["refused"])
-        yield from (up, restarts, refused)
-        yield from self._checkpoints()
-        yield from self._tasks()
-        yield from self._nodes()
-
-    def _checkpoints(self) -> Iterator[Metric]:
-        for key, (name, text) in _CHECKPOINT_GAUGES.items():
-            family = GaugeMetricFamily(f"streamline_checkpoint_{name}", text, labels=["job"])
-            for job in self._jobs:
-                if job["last_checkpoint"] is not None:
-                    family.add_metric([job["id"]], job["last_checkpoint"][key])
-            yield family
-
-    def _tasks(self) -> Iterator[Metric]:
-        kinds: list[tuple[type[CounterMetricFamily | GaugeMetricFamily], dict[str, str]]] = [
-            (CounterMetricFamily, _TASK_COUNTERS | _TASK_TIMES),
-            (GaugeMetricFamily, _TASK_GAUGES | _TASK_SECONDS),
-        ]
-        for kind, named in kinds:
-            for key, text in named.items():
-                name = f"{key[:-2]}_seconds" if key.endswith("_s") else key
-                family = kind(f"streamline_task_{name}", text, labels=_TASK)
-                for job, task in self._all_tasks():
-                    if task[key] is not None:
-                        family.add_metric([job["id"], task["node"], str(task["index"])], task[key])
-                yield family
-        family = GaugeMetricFamily(
-            "streamline_task_watermark_seconds", "Event time a task has reached.", labels=_TASK
-        )
-        for job, task in self._all_tasks():
-            if task["watermark"] is not None:
-                labels = [job["id"], task["node"], str(task["index"])]
-                family.add_metric(labels, task["watermark"] / 1000)
-        yield family
-
-    def _nodes(self) -> Iterator[Metric]:
-        for key, text in _NODE_COUNTERS.items():
-            family = CounterMetricFamily(f"streamline_node_{key}", text, labels=["job", "node"])
-            for job in self._jobs:
-                for node, counted in job["counters"].items():
-                    family.add_metric([job["id"], node], counted.get(key, 0))
-            yield family
-
-    def _all_tasks(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        for job in self._jobs:
-            for task in job["tasks"]:
-                yield job, task
+_ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
 
 
 def as_text(jobs: Iterable[dict[str, Any]], counts: Mapping[str, int] | None = None) -> bytes:
     """What is told of jobs (see ``Daemon.describe``), for Prometheus.
 
+    The format is that of text version 0.0.4: all samples of a metric stand together, behind two
+    lines that say what it is.
+
     Args:
         jobs: The jobs.
         counts: ``wrong_tokens`` and ``silent_connections`` of the API, if they are to be told.
     """
-    registry = CollectorRegistry()
-    registry.register(_Jobs(jobs, counts or {}))
-    return generate_latest(registry)
+    jobs = list(jobs)
+    lines: list[str] = []
+    for key, count in (counts or {}).items():
+        lines += _family(f"{key}_total", "counter", _API_COUNTERS[key], [("", count)])
+    lines += _of_jobs(jobs)
+    tasks = [
+        (_labels(job=job["id"], node=task["node"], index=task["index"]), task)
+        for job in jobs
+        for task in job["tasks"]
+    ]
+    for key, text in (_TASK_COUNTERS | _TASK_TIMES).items():
+        lines += _family(f"task_{_in_seconds(key)}_total", "counter", text, _values(tasks, key))
+    for key, text in (_TASK_GAUGES | _TASK_SECONDS).items():
+        lines += _family(f"task_{_in_seconds(key)}", "gauge", text, _values(tasks, key))
+    reached = [(labels, at_ms / 1000) for labels, at_ms in _values(tasks, "watermark")]
+    text = "Event time a task has reached."
+    lines += _family("task_watermark_seconds", "gauge", text, reached)
+    nodes = [
+        (_labels(job=job["id"], node=node), counted)
+        for job in jobs
+        for node, counted in job["counters"].items()
+    ]
+    for key, text in _NODE_COUNTERS.items():
+        found = [(labels, counted.get(key, 0)) for labels, counted in nodes]
+        lines += _family(f"node_{key}_total", "counter", text, found)
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _of_jobs(jobs: list[dict[str, Any]]) -> list[str]:
+    ids = [(_labels(job=job["id"]), job) for job in jobs]
+    states = [(_labels(job=job["id"], state=job["state"]), 1) for job in jobs]
+    lines = _family("job_state", "gauge", "1 for its state.", states)
+    lines += _family("restarts_total", "counter", "Restarts.", _values(ids, "restarts"))
+    lines += _family("refused_total", "counter", "Strangers refused.", _values(ids, "refused"))
+    last = [(labels, job["last_checkpoint"]) for labels, job in ids if job["last_checkpoint"]]
+    for key, text in _CHECKPOINT_GAUGES.items():
+        lines += _family(f"checkpoint_{_in_seconds(key)}", "gauge", text, _values(last, key))
+    return lines
+
+
+def _values(told: list[tuple[str, dict[str, Any]]], key: str) -> list[tuple[str, float]]:
+    """One thing that is told of each; nothing where it is not known."""
+    return [(labels, one[key]) for labels, one in told if one[key] is not None]
+
+
+def _in_seconds(key: str) -> str:
+    return f"{key[:-2]}_seconds" if key.endswith("_s") else key
+
+
+def _labels(**labels: object) -> str:
+    inside = ",".join(f'{name}="{str(text).translate(_ESCAPES)}"' for name, text in labels.items())
+    return f"{{{inside}}}"
+
+
+def _family(name: str, kind: str, text: str, samples: Sequence[tuple[str, float]]) -> list[str]:
+    """The lines of a metric; it is named even where there is no sample of it yet."""
+    name = f"streamline_{name}"
+    lines = [f"# HELP {name} {text}", f"# TYPE {name} {kind}"]
+    lines += [f"{name}{labels} {value}" for labels, value in samples]
+    return lines

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from copy import deepcopy
-from itertools import repeat
 from typing import Any, ClassVar, Generic, TypeAlias, TypeVar
 
 from streamline.batch import Batch, ColumnBatch
@@ -100,7 +99,7 @@ class Aggregation(ABC, Generic[T, A, R]):
 
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
         names[f"merge{slot}"] = self._merge_apart
-        return [f"a[{slot}] = merge{slot}(a[{slot}], e[{slot}])"]
+        return [f"a[{slot}] = merge{slot}(a[{slot}], e{slot})"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
         names[f"result{slot}"] = self._result_apart
@@ -157,7 +156,7 @@ class Count(Aggregation[Any, int, int]):
         return [f"e[{slot}] += 1"]
 
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
-        return [f"a[{slot}] += e[{slot}]"]
+        return [f"a[{slot}] += e{slot}"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
         return f"e[{slot}]"
@@ -203,7 +202,7 @@ class Sum(Aggregation[Any, Any, Any]):
         return [f"e[{slot}] += {value}"]
 
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
-        return [f"a[{slot}] += e[{slot}]"]
+        return [f"a[{slot}] += e{slot}"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
         return f"e[{slot}]"
@@ -236,7 +235,7 @@ class _Extreme(Aggregation[Any, Any, Any]):
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
         return [
             f"m = a[{slot}]",
-            f"n = e[{slot}]",
+            f"n = e{slot}",
             f"if m is None or (n is not None and n {self._sign} m): a[{slot}] = n",
         ]
 
@@ -319,7 +318,7 @@ class Mean(Aggregation[Any, Any, float | None]):
         return [f"e[{slot}] += {value}", f"e[{slot + 1}] += 1"]
 
     def _merge(self, slot: int, names: dict[str, Any]) -> list[str]:
-        return [f"a[{slot}] += e[{slot}]", f"a[{slot + 1}] += e[{slot + 1}]"]
+        return [f"a[{slot}] += e{slot}", f"a[{slot + 1}] += e{slot + 1}"]
 
     def _result(self, slot: int, names: dict[str, Any]) -> str:
         return f"e[{slot}] / e[{slot + 1}] if e[{slot + 1}] else None"
@@ -472,8 +471,8 @@ class AggregateProgram:
         self, table: Table, namespace: int, keys: Sequence[Hashable], slots: list[Sequence[Any]]
     ) -> None:
         """Merge partial results into the entries of one namespace."""
-        parts = zip(repeat(0), *slots)  # the stamp's place comes first
-        self._add_partials(table.space(namespace), table.touch, table.stamp, namespace, keys, parts)
+        space = table.space(namespace)
+        self._add_partials(space, table.touch, table.stamp, namespace, keys, *slots)
 
     def add(
         self, table: Table, namespace: int, keys: Sequence[Hashable], columns: list[Sequence[Any]]
@@ -584,6 +583,8 @@ class AggregateProgram:
             results.append(aggregation._result(slot, names))
         xs = [f"x{index}" for index in self._needed]
         vs = [f"v{index}" for index in self._needed]
+        es = [f"e{slot}" for slot in range(1, self._width + 1)]
+        ps = [f"p{slot}" for slot in range(1, self._width + 1)]
         loop = f"for k, {', '.join(xs)} in zip(keys, {', '.join(vs)}):" if xs else "for k in keys:"
         source = [
             f"def new(): return [0, {', '.join(initial)}]",
@@ -598,14 +599,15 @@ class AggregateProgram:
             *_shows("show_first", results[0], vs, loop, adds),
             f"def add_one({', '.join(['e', *xs])}):",
             *[f"    {line}" for line in adds],
-            "def add_partials(space, touch, stamp, namespace, keys, parts):",
+            f"def add_partials(space, touch, stamp, namespace, keys, {', '.join(ps)}):",
             "    get = space.get",
-            "    for k, e in zip(keys, parts):",
+            f"    for k, {', '.join(es)} in zip(keys, {', '.join(ps)}):",
             "        a = get(k)",
             "        if a is None or a[0] != stamp:",
             "            a = touch(namespace, k, new)",
             *[f"        {line}" for line in merges],
             "def merge(a, e):",
+            f"    _, {', '.join(es)} = e",
             *[f"    {line}" for line in merges],
             "def results0(kind, items):",
             f"    return [kind(k, {', '.join(results)}) for k, e in items]",

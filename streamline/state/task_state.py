@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -186,9 +186,14 @@ class WriteBackTable(Table):
 
     def items(self, namespace: int) -> Iterator[tuple[Hashable, Entry]]:
         space = self.live.get(namespace, {})
-        yield from space.items()
         if namespace not in self.incomplete:
-            return
+            return iter(space.items())
+        return chain(space.items(), self._stored(namespace, space))
+
+    def _stored(
+        self, namespace: int, space: Mapping[Hashable, Entry]
+    ) -> Iterator[tuple[Hashable, Entry]]:
+        """Entries of a namespace that are in the store alone."""
         owner = self._owner
         for group in range(owner.key_range.start, owner.key_range.stop):
             for stored, data in owner.kv.scan(*namespace_range(group, self.id, namespace)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import compress
+from itertools import compress, pairwise
 from typing import Any, ClassVar, TypeAlias, TypeGuard
 
 import numpy as np
@@ -128,6 +128,11 @@ class AlignedWindows(ReachedByGroup):
             columns = program.columns(batch)
         if lowest == highest:
             self._add(lowest, keys, columns, add)
+        elif _is_combined(batch):  # it comes in order of its slices
+            ends = [*(np.flatnonzero(np.diff(starts)) + 1).tolist(), len(keys)]
+            for first, end in pairwise([0, *ends]):
+                parts = [column[first:end] for column in columns]
+                self._add(int(starts[first]), keys[first:end], parts, add)
         else:
             for start in np.unique(starts).tolist():
                 flags = (starts == start).tolist()
