@@ -85,6 +85,7 @@ class _Reader(SourceReader[T]):
     def __init__(self, source: GeneratorSource[T]) -> None:
         self._source = source
         self._next: dict[str, int] = {}
+        self._going_on: dict[str, tuple[int, random.Random]] = {}
         self._began_ms = 0
         self._made = 0
         self.active: set[str] = set()
@@ -147,15 +148,18 @@ class _Reader(SourceReader[T]):
 
     def _make(self, name: str, start: int, end: int) -> list[T]:
         source = self._source
-        block = start // _BLOCK * _BLOCK
-        rng = random.Random(f"{source.seed}/{name}/{block}")
+        begin, rng = self._going_on.pop(name, (-1, None))  # where the last poll left off
+        if rng is None or begin != start or start % _BLOCK == 0:
+            begin = start // _BLOCK * _BLOCK
+            rng = random.Random(f"{source.seed}/{name}/{begin}")
         first, step, make = int(name), source.partitions, source.make
         made: list[T] = []
         try:
-            for place in range(block, end):
+            for place in range(begin, end):
                 made.append(make(first + place * step, rng))
         except Exception as error:
-            number = first + (block + len(made)) * step
+            number = first + (begin + len(made)) * step
             doing = f"it was making record {number}"
             raise user_error(self._context.node, error, number, meanwhile=doing) from error
-        return made[start - block :]
+        self._going_on[name] = end, rng
+        return made[start - begin :]

@@ -95,6 +95,15 @@ def test_it_stands_anywhere_within_a_block():
         assert read_all(source, positions={"00000": position}) == expected[position:]
 
 
+@pytest.mark.parametrize("batch_rows", [1, 100, 1023, 5000])
+def test_no_record_is_made_twice(batch_rows):
+    """At a low rate it is polled for one record at a time, of blocks of many."""
+    numbers = []
+    source = GeneratorSource(lambda number, _: numbers.append(number), count=3000, partitions=3)
+    read_all(source, batch_rows=batch_rows)
+    assert sorted(numbers) == list(range(3000))
+
+
 def test_a_snapshot_has_all_partitions():
     source = generator(10, partitions=16)  # more than there are records
     with Readers(source, 2) as readers:
