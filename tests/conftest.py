@@ -8,7 +8,7 @@ import pytest
 
 from streamline.config import CHECKS_VARIABLE
 from streamline.testing.services import KafkaBroker, PostgresServer
-from tests.avro.registry import Registry
+from tests.registry.server import Registry
 from tests.services.started import started
 
 os.environ.setdefault(CHECKS_VARIABLE, "1")  # whatever runs a job in processes of its own has it

@@ -1,7 +1,6 @@
 """Avro: values in Apache Avro, with their schemas in a registry. Needs the extra ``avro``.
 
-``RegistryJson`` stands here too: both begin with the number of a schema, and share how it is looked
-up and registered. The registry's protocol is in ``registry``.
+fastavro decodes and encodes; how a schema is looked up and registered is in ``by_registry``.
 """
 
 from __future__ import annotations
@@ -11,77 +10,21 @@ import decimal
 import io
 import json
 import uuid
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, TypeVar, cast, overload
 
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
-from streamline.formats.base import BadValue, Format
+from streamline.formats.by_registry import ByRegistry
 from streamline.formats.registry import SchemaRegistry, pack, unpack
 from streamline.io import OnError
 
-S = TypeVar("S")
 T = TypeVar("T")
 _AVRO_TYPES = (bytes, datetime.datetime, datetime.date, decimal.Decimal, uuid.UUID)
 
 
-class _ByRegistry(Format[T]):
-    """What formats with schemas in a registry share."""
-
-    separator = b""
-    in_files = False
-
-    def __init__(
-        self,
-        type_: Any,
-        *,
-        registry: SchemaRegistry | str,
-        schema: str | dict[str, Any] | None,
-        subject: str | None,
-        on_error: OnError,
-    ) -> None:
-        super().__init__(on_error)
-        self.type_ = type_
-        self.registry = SchemaRegistry(registry) if isinstance(registry, str) else registry
-        self.schema = schema if isinstance(schema, str) or schema is None else json.dumps(schema)
-        self.subject = subject
-        self._number: int | None = None
-        self._refused: dict[int, DecodeError] = {}
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        make = partial(
-            type(self),
-            self.type_,
-            registry=self.registry,
-            schema=self.schema,
-            subject=self.subject,
-            on_error=self.on_error,
-        )
-        return make, ()
-
-    def decode_many(self, data: Sequence[bytes]) -> list[T]:
-        self._refused.clear()
-        return [self.decode_one(item) for item in data]
-
-    def decode_each(self, data: Sequence[bytes], bad: BadValue) -> list[T]:
-        self._refused.clear()
-        return super().decode_each(data, bad)
-
-    def _known(self, number: int, look: Callable[[int], S]) -> S:
-        """What is known of a schema; one that cannot be had is asked for once in a batch."""
-        refused = self._refused.get(number)
-        if refused is not None:
-            raise refused
-        try:
-            return look(number)
-        except DecodeError as error:
-            self._refused[number] = error
-            raise
-
-
-class Avro(_ByRegistry[T]):
+class Avro(ByRegistry[T]):
     """Apache Avro in Confluent's wire format.
 
     What is read may have been written with any schema of the registry: fields that were added
@@ -198,89 +141,6 @@ class Avro(_ByRegistry[T]):
 
     def __repr__(self) -> str:
         return f"Avro({'' if self.type_ is None else getattr(self.type_, '__name__', self.type_)})"
-
-
-class RegistryJson(_ByRegistry[T]):
-    """JSON behind the number of a JSON schema, in Confluent's wire format.
-
-    Args:
-        type_: A Record class to decode and validate to; without one, values are plain.
-        registry: Where schemas are, or its url. A value whose number is not that of a JSON schema
-            there is bad; what the schema says is not checked, the Record class is.
-        schema: What is registered when writing; of the Record class if not given.
-        subject: Under which the schema is registered: ``<topic>-value`` as a rule.
-        on_error: What happens to a value that cannot be decoded.
-
-    Raises:
-        UsageError: For a url that is none.
-
-    >>> import streamline as sl
-    >>> class Order(sl.Record):
-    ...     user: str
-    >>> orders = sl.RegistryJson(Order, registry="http://localhost:8081", subject="orders-value")
-    >>> orders.subject
-    'orders-value'
-    """
-
-    @overload
-    def __init__(
-        self: RegistryJson[Any],
-        type_: None = ...,
-        *,
-        registry: SchemaRegistry | str,
-        schema: str | dict[str, Any] | None = ...,
-        subject: str | None = ...,
-        on_error: OnError = ...,
-    ) -> None: ...
-    @overload
-    def __init__(
-        self: RegistryJson[T],
-        type_: type[T],
-        *,
-        registry: SchemaRegistry | str,
-        schema: str | dict[str, Any] | None = ...,
-        subject: str | None = ...,
-        on_error: OnError = ...,
-    ) -> None: ...
-    def __init__(
-        self,
-        type_: Any = None,
-        *,
-        registry: SchemaRegistry | str,
-        schema: str | dict[str, Any] | None = None,
-        subject: str | None = None,
-        on_error: OnError = "fail",
-    ) -> None:
-        if schema is None and type_ is not None:
-            schema = msgspec.json.schema(type_)
-        super().__init__(
-            type_, registry=registry, schema=schema, subject=subject, on_error=on_error
-        )
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
-            Any if type_ is None else type_
-        )
-        self._encoder = msgspec.json.Encoder()
-        self._seen: set[int] = set()
-
-    def decode_one(self, data: bytes) -> T:
-        number, value = unpack(data)
-        if number not in self._seen:
-            self._known(number, lambda number: self.registry.schema(number, "JSON"))
-            self._seen.add(number)
-        try:
-            return cast(T, self._decoder.decode(value))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise DecodeError(str(error)) from error
-
-    def encode_many(self, values: Sequence[T]) -> list[bytes]:
-        if self._number is None:
-            if self.subject is None or self.schema is None:
-                raise UsageError("RegistryJson needs subject= and a schema to write")
-            self._number = self.registry.register(self.subject, self.schema, "JSON")
-        try:
-            return [pack(self._number, self._encoder.encode(value)) for value in values]
-        except (TypeError, ValueError, OverflowError) as error:
-            raise EncodeError(f"a value cannot be written as JSON: {error}") from error
 
 
 def _fastavro() -> Any:

@@ -71,9 +71,9 @@ class MapBatch(Operator):
             out.emit(RowBatch(result, batch.timestamps, **rest))
 
     def _given(self, batch: Batch) -> Any:
+        # In whichever process they are: others may be given the same list or arrays.
         if not self._columns:
-            return batch.to_rows().values
-        # In whichever process they are: others may be given the same arrays.
+            return list(batch.to_rows().values)
         return {name: _locked(column) for name, column in batch.to_columns().columns.items()}
 
     def _explain(self, error: Exception, batch: Batch) -> Exception:

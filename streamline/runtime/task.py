@@ -18,13 +18,12 @@ from streamline.batch import Batch, RowBatch
 from streamline.clock import Clock
 from streamline.config import RuntimeConfig
 from streamline.errors import InvariantError
-from streamline.graph import DEAD_LETTERS
+from streamline.graph import DEAD_LETTERS, MAIN
 from streamline.ids import Epoch, NodeId, TaskId
 from streamline.io import (
     Counters,
     DeadLetter,
     ReaderContext,
-    Sink,
     SinkWriter,
     Source,
     SourceReader,
@@ -193,14 +192,16 @@ class Task:
 
     def counted(self) -> dict[str, int]:
         """What the task itself has counted, and how it stands; times in ms."""
-        first, last = self._place.stage.nodes[0], self._place.stage.nodes[-1]
         counters = self._chain.counters
-        into, out = counters[first.id], counters[last.id]
+        into = counters[self._place.stage.id]
+        sending = {outlet.node for outlet in self._place.outlets if outlet.tag == MAIN}
+        handed_on = sum(counters[node].records_out for node in sending)
+        handed_on += sum(counters[node].records_in for node in self._chain.writers)
         senders = [sender for router in self._place.routers for sender in router.senders]
         written = sum(counters[node].bytes_out for node in self._chain.writers)
         counted = {
             "records_in": into.records_out if self._source is not None else into.records_in,
-            "records_out": out.records_in if isinstance(last.body, Sink) else out.records_out,
+            "records_out": handed_on,
             "bytes_in": into.bytes_in + sum(one.received_bytes for one in self._place.inputs),
             "bytes_out": written + sum(sender.sent_bytes for sender in senders),
             "up_ms": int((self._services.clock.monotonic_s() - self._began_s) * 1000),

@@ -96,6 +96,7 @@ def test_every_metric_has_its_value(cluster, metrics, tmp_path):
         ("node_dead_letters_total", "orders"): 4,
         ("task_bytes_in_total", "orders"): size,
         ("task_records_in_total", "window"): 1_007,
+        ("task_records_out_total", "orders"): 1_007 + 4,  # to the windows, and to dead letters
         ("task_source_lag_bytes", "orders"): 0,
         ("restarts_total",): 0,
         ("refused_total",): 0,

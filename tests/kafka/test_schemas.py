@@ -5,9 +5,10 @@ import pytest
 import streamline as sl
 from streamline.connectors.kafka import KafkaSource
 from streamline.errors import DecodeError
-from tests.avro.registry import FIRST, SECOND
 from tests.kafka.test_source import Reading, read
 from tests.kafka.topics import send
+from tests.registry import messages
+from tests.registry.server import FIRST, SECOND
 
 
 class Order(sl.Record):
@@ -57,3 +58,19 @@ async def test_a_wrong_schema_is_told_with_its_place(servers, topic, registry, w
         (letter,) = reading.letters
         assert (letter.partition, letter.offset, letter.data) == (f"{topic}/0", 1, wrong)
         assert why in letter.reason
+
+
+async def test_protobuf_through_a_topic(servers, topic, registry):
+    """One that is another message of the same schema is told with its place."""
+    orders = sl.RegistryProtobuf(
+        messages.Order, Order, registry=registry.url, subject="orders-value", on_error="dead_letter"
+    )
+    given = [Order("a", 1.0), Order("b", 2.0, "soon")]
+    refund = sl.RegistryProtobuf(messages.Refund, registry=registry.url, subject="orders-value")
+    (wrong,) = refund.encode_many([{"user": "c"}])
+    await send(servers, topic, [*orders.encode_many(given), wrong])
+    async with Reading(KafkaSource(servers, topic=topic, format=orders, until="latest")) as reading:
+        assert await reading.end() == given
+        (letter,) = reading.letters
+        assert (letter.offset, letter.data) == (2, wrong)
+        assert "not shop.Order but another message of schema 1" in letter.reason

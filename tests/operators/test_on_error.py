@@ -301,3 +301,20 @@ def test_origins_follow_their_records() -> None:
         (103, b"d"),
     ]
     assert batch.with_keys(list("abcd"), np.zeros(4, np.uint16)).origins is None
+
+
+def test_a_batch_function_may_change_its_list() -> None:
+    """Nobody else has it: not another branch, nor the call for the rest after a failure."""
+
+    def halved(values: list[int]) -> list[int]:
+        for place, value in enumerate(values):
+            values[place] = 100 // value
+        return values
+
+    job, out, same = sl.Job("branches"), CollectingSink(), CollectingSink()
+    numbers = job.source("in", ScriptedSource([Event(n, n) for n in (1, 0, 2, 4)]))
+    numbers.map_batch(halved, on_error="skip").sink("out", out)
+    numbers.map(int).sink("same", same)
+    run_job(job)
+    assert out.records == [100, 50, 25]
+    assert same.records == [1, 0, 2, 4]

@@ -10,7 +10,7 @@ import streamline as sl
 from streamline.connectors.files import FileSink, FileSource
 from streamline.errors import ConnectorError, DecodeError, EncodeError, OutageError, UsageError
 from streamline.formats.registry import unpack
-from tests.avro.registry import FIRST, OTHER, SECOND
+from tests.registry.server import FIRST, OTHER, SECOND
 
 
 class Order(sl.Record):
