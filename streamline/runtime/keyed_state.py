@@ -21,7 +21,7 @@ from streamline.operators.base import OperatorSpec
 from streamline.state.backend import StateBackend
 from streamline.state.kv import KeyValueStore
 from streamline.state.manifest import StateFile, StateHandle, TaskSnapshot
-from streamline.state.restore import WantedStates, restore_state, unchanged
+from streamline.state.restore import WantedStates, base_of, restore_state
 from streamline.state.store import CheckpointStore
 from streamline.state.task_state import TaskState
 
@@ -137,8 +137,8 @@ class KeyedState:
             slice_entries=self._config.flush_slice_entries,
             check=self._config.check_invariants,
         )
-        same = unchanged(handles, self._key_range, self._wanted)
-        self._known = {} if same is None else {file.name: file for file in same.files}
+        base = base_of(handles, self._key_range, self._wanted)
+        self._known = {} if base is None else {file.name: file for file in base.files}
 
     def freeze(self, epoch: int) -> None:
         """The barrier has come: what was touched so far belongs to it, the rest does not."""

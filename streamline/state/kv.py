@@ -34,6 +34,16 @@ class KeyValueStore(ABC):
         """
 
     @abstractmethod
+    def delete_range(self, start: bytes, stop: bytes) -> None:
+        """Delete all keys from ``start`` to ``stop`` (excluded), however many there are.
+
+        It is durable as what is written.
+
+        Raises:
+            StateError: If it cannot be written.
+        """
+
+    @abstractmethod
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values from ``start`` to ``stop`` (excluded), ascending."""
 

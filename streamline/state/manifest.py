@@ -57,6 +57,11 @@ class StateHandle:
     files: list[StateFile]
     metadata: dict[str, Any]
 
+    @property
+    def size_bytes(self) -> int:
+        """Of its files."""
+        return sum(file.size_bytes for file in self.files)
+
 
 @dataclass(frozen=True)
 class TaskSnapshot:

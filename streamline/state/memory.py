@@ -45,6 +45,10 @@ class MemoryStore(KeyValueStore):
         self._entries.update(puts)
         self._sorted = None
 
+    def delete_range(self, start: bytes, stop: bytes) -> None:
+        self._entries = {k: v for k, v in self._entries.items() if not start <= k < stop}
+        self._sorted = None
+
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         if self._sorted is None:
             self._sorted = sorted(self._entries)

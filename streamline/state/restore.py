@@ -28,6 +28,8 @@ from streamline.state.task_state import Place, TaskState
 
 OpenStore: TypeAlias = Callable[[Path], KeyValueStore]
 _COPY_ENTRIES = 10_000
+_WORTH_KEEPING = 0.25
+"""The least part of a task's key groups for which its files are kept whole."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,9 @@ def restore_state(
 ) -> TaskState:
     """Open state in a new folder, with what the handles hold of the key groups and states.
 
-    A single handle of the same key groups and states is opened as it is; otherwise the entries
-    are copied, from any number of old tasks.
+    The files of one old task, of which we keep the most, are opened as they are, and what is not
+    ours is deleted by its range; entries of the others are copied. Where states were left out or
+    have changed, all entries are copied.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
@@ -69,21 +72,23 @@ def restore_state(
     shutil.rmtree(directory, ignore_errors=True)
     live = directory / "kv"
     tables = _tables(handles, wanted)
-    same = unchanged(handles, key_range, wanted)
-    if same is not None:
-        _fetch(same, store, live)
-        kv = open_kv(live)
-    else:
-        kv = open_kv(live)
-        for number, handle in enumerate(handles):
-            folder = directory / f"old-{number}"
-            _fetch(handle, store, folder)
-            old = open_kv(folder)
-            try:
-                _copy(handle, old, kv, key_range=key_range, wanted=wanted)
-            finally:
-                old.close()
-                shutil.rmtree(folder, ignore_errors=True)
+    base = base_of(handles, key_range, wanted)
+    if base is not None:
+        _fetch(base, store, live)
+    kv = open_kv(live)
+    if base is not None:
+        _keep(kv, base.key_range, key_range)
+    for number, handle in enumerate(handles):
+        if handle is base:
+            continue
+        folder = directory / f"old-{number}"
+        _fetch(handle, store, folder)
+        old = open_kv(folder)
+        try:
+            _copy(handle, old, kv, key_range=key_range, wanted=wanted)
+        finally:
+            old.close()
+            shutil.rmtree(folder, ignore_errors=True)
     return TaskState(
         kv,
         key_range=key_range,
@@ -97,15 +102,34 @@ def restore_state(
     )
 
 
-def unchanged(
+def base_of(
     handles: Sequence[StateHandle], key_range: KeyGroupRange, wanted: WantedStates
 ) -> StateHandle | None:
-    """The one handle that is opened as it is, file by file, if it is so."""
-    if len(handles) != 1 or not _same(handles[0], key_range, wanted):
-        return None
-    if any(_conversion(table, wanted) for _, table in _tables(handles, wanted)):
-        return None
-    return handles[0]
+    """The handle whose files are opened as they are; None if all entries have to be copied.
+
+    Of a task whose key groups are now spread over many, each copies its few: otherwise each would
+    keep, until they are compacted, the files of all.
+    """
+    kept = [(_kept(handle, key_range), handle) for handle in handles if _fits(handle, wanted)]
+    part, base = max(kept, key=lambda one: one[0] * one[1].size_bytes, default=(0.0, None))
+    return base if part >= _WORTH_KEEPING else None
+
+
+def _kept(handle: StateHandle, key_range: KeyGroupRange) -> float:
+    """Which part of its key groups is ours."""
+    start, stop = handle.key_range
+    ours = min(stop, key_range.stop) - max(start, key_range.start)
+    return max(0, ours) / max(1, stop - start)
+
+
+def _keep(kv: KeyValueStore, was: KeyGroupRange, now: KeyGroupRange) -> None:
+    """Delete the key groups that are not ours any more."""
+    for start, stop in (
+        (was.start, min(now.start, was.stop)),
+        (max(now.stop, was.start), was.stop),
+    ):
+        if start < stop:
+            kv.delete_range(*groups_range(start, stop))
 
 
 def _tables(
@@ -135,10 +159,12 @@ def _namespaces(tables: list[tuple[Place, dict[str, Any]]]) -> dict[Place, list[
     return {place: sorted(namespaces) for place, namespaces in found.items()}
 
 
-def _same(handle: StateHandle, key_range: KeyGroupRange, wanted: WantedStates) -> bool:
-    """Whether nothing has to be left out."""
-    held = {_place(table) for table in handle.metadata["tables"]}
-    return handle.key_range == key_range and held <= wanted.layouts.keys()
+def _fits(handle: StateHandle, wanted: WantedStates) -> bool:
+    """Whether no state has to be left out or turned into something else."""
+    tables = handle.metadata["tables"]
+    if not {_place(table) for table in tables} <= wanted.layouts.keys():
+        return False
+    return not any(_conversion(table, wanted) for table in tables)
 
 
 def _conversion(table: dict[str, Any], wanted: WantedStates) -> Convert | None:

@@ -94,6 +94,12 @@ class RocksStore(KeyValueStore):
         except Exception as error:
             raise self._explain("written", error) from error
 
+    def delete_range(self, start: bytes, stop: bytes) -> None:
+        try:
+            self._db.delete_range(start, stop, write_opt=self._write_options)
+        except Exception as error:
+            raise self._explain("written", error) from error
+
     def scan(self, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
         read = ReadOptions()
         read.set_iterate_upper_bound(stop)

@@ -77,6 +77,23 @@ class KeyValueStoreContract(ABC):
             assert list(store.scan(b"c", b"c")) == [] == list(store.scan(b"e", _LAST))
             store.close()
 
+    def test_a_range_is_deleted_and_may_be_written_again(self) -> None:
+        with TemporaryDirectory() as folder:
+            root = Path(folder)
+            store = self.open_store(root / "live")
+            keys = (b"a", b"b", b"b\x00", b"c", b"d")
+            store.write([(key, b"1") for key in keys])
+            store.delete_range(b"b", b"c")
+            store.delete_range(b"x", b"y")
+            assert [key for key, _ in store.scan(b"", _LAST)] == [b"a", b"c", b"d"]
+            assert store.get_many([b"b", b"b\x00"]) == [None, None]
+            store.write([(b"b\x00", b"2")])
+            store.checkpoint(root / "copy")
+            store.close()
+            copy = self.open_store(root / "copy")
+            assert list(copy.scan(b"b", b"c")) == [(b"b\x00", b"2")]
+            copy.close()
+
     def test_a_checkpoint_stays_as_it_was_taken(self) -> None:
         with TemporaryDirectory() as folder:
             root = Path(folder)
@@ -114,7 +131,11 @@ class KeyValueStoreContract(ABC):
         for step in range(self.steps):
             where = f"{seed}, step {step}"
             choice = rng.random()
-            if choice < 0.5:
+            if choice < 0.1:
+                start, stop = sorted(rng.sample(keys, 2))
+                store.delete_range(start, stop)
+                model = {key: model[key] for key in model if not start <= key < stop}
+            elif choice < 0.5:
                 deletes = rng.sample(keys, rng.randint(0, 8))
                 puts = {rng.choice(keys): b"%d" % step for _ in range(rng.randint(0, 8))}
                 store.write(puts.items(), deletes)
