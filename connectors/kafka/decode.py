@@ -44,13 +44,14 @@ class Decoder:
         """
         values = [row.value for row in rows]
         counters = self._context.counters
-        if None in values:
-            if self._metadata:
-                return self._with_metadata(name, at, rows)
-            rows = [row for row in rows if row.value is not None]
-            counters.skipped += len(values) - len(rows)
-            values = [row.value for row in rows]
-        counters.bytes_in += sum(map(len, values))
+        try:
+            counters.bytes_in += len(b"".join(values))  # the quickest way to their length
+        except TypeError:  # there is a tombstone among them
+            counters.bytes_in += sum(len(value) for value in values if value is not None)
+            if not self._metadata:
+                rows = [row for row in rows if row.value is not None]
+                counters.skipped += len(values) - len(rows)
+                values = [row.value for row in rows]
         if self._metadata:
             return self._with_metadata(name, at, rows)
         try:

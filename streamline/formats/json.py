@@ -75,10 +75,15 @@ class Json(Format[T]):
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
         # Together it is three times as fast; values that are not one line each go alone.
         lines = b"\n".join(data)
-        if len(data) > 1 and lines.count(b"\n") == len(data) - 1:
-            values = self._decode_all(lines)
-            if _one_each(lines, len(values)) and len(values) == len(data):
-                return values
+        if len(data) > 1:
+            try:
+                values = self._decode_all(lines)
+            except DecodeError:
+                if lines.count(b"\n") == len(data) - 1:
+                    raise
+            else:
+                if len(values) == len(data) and _one_each(lines, len(values)):
+                    return values
         return [self.decode_one(item) for item in data]
 
     def decode_lines(self, data: bytes) -> list[T]:
