@@ -6,11 +6,15 @@ consumers, offsets to go on from, or how they were fetched.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections.abc import Callable
+from itertools import accumulate, chain
 from typing import Any
 
 from aiokafka import TopicPartition
 
 from streamline.batch import Batch, Origins, RowBatch
+from streamline.connectors.kafka.batches import Piece
 from streamline.connectors.kafka.record import KafkaRecord
 from streamline.errors import DecodeError
 from streamline.formats import Format
@@ -31,52 +35,56 @@ class Decoder:
         self._metadata = metadata
         self._context = context
 
-    def decode(self, name: str, at: TopicPartition, rows: list[Any]) -> Batch | None:
+    def decode(self, name: str, at: TopicPartition, pieces: list[Piece]) -> Batch | None:
         """The records as a batch; None if nothing of them is left.
 
         Args:
             name: Of the partition, as in ``batch.partition``.
             at: The same for Kafka.
-            rows: Objects with ``offset``, ``timestamp``, ``key``, ``value`` and ``headers``.
+            pieces: The records; with all of them, if there is to be metadata.
 
         Raises:
             DecodeError: For a bad record, when the format says so.
         """
-        values = [row.value for row in rows]
+        values = list(chain.from_iterable(piece.values for piece in pieces))
+        offsets: Callable[[int], int] = _Offsets(pieces).at
         counters = self._context.counters
         try:
             counters.bytes_in += len(b"".join(values))  # the quickest way to their length
         except TypeError:  # there is a tombstone among them
-            counters.bytes_in += sum(len(value) for value in values if value is not None)
+            there = [place for place, value in enumerate(values) if value is not None]
+            counters.bytes_in += sum(len(values[place]) for place in there)
             if not self._metadata:
-                rows = [row for row in rows if row.value is not None]
-                counters.skipped += len(values) - len(rows)
-                values = [row.value for row in rows]
+                counters.skipped += len(values) - len(there)
+                values = [values[place] for place in there]
+                offsets = _through(there, offsets)
         if self._metadata:
-            return self._with_metadata(name, at, rows)
+            records = list(chain.from_iterable(piece.records for piece in pieces))
+            return self._with_metadata(name, at, records)
         try:
             if self._context.layout == "columns" and values:
                 columns = self._format.decode_columns(b"\n".join(values))
                 if columns is not None and len(columns) == len(values):
-                    return self._mark(name, columns, rows)
-            return self._mark(name, RowBatch(self._format.decode_many(values)), rows)
+                    return self._mark(name, columns, values, offsets)
+            return self._mark(name, RowBatch(self._format.decode_many(values)), values, offsets)
         except DecodeError:
             bad: set[int] = set()
 
-            def leave_out(place: int, data: bytes, why: str) -> None:
+            def without(place: int, data: bytes, why: str) -> None:
                 bad.add(place)
-                self._bad(name, rows[place].offset, data, why)
+                self._bad(name, offsets(place), data, why)
 
-            found = RowBatch(self._format.decode_each(values, leave_out))
-            good = [row for place, row in enumerate(rows) if place not in bad]
-            return self._mark(name, found, good)
+            found = RowBatch(self._format.decode_each(values, without))
+            good = [place for place in range(len(values)) if place not in bad]
+            left = [values[place] for place in good]
+            return self._mark(name, found, left, _through(good, offsets))
 
-    def _mark(self, name: str, batch: Batch, rows: list[Any]) -> Batch | None:
+    def _mark(
+        self, name: str, batch: Batch, values: list[Any], offsets: Callable[[int], int]
+    ) -> Batch | None:
         batch.partition = name
         if self._context.origins:
-            batch.origins = Origins(
-                name, lambda place: (rows[place].offset, rows[place].value or b"")
-            )
+            batch.origins = Origins(name, lambda place: (offsets(place), values[place] or b""))
         return batch if len(batch) else None
 
     def _with_metadata(self, name: str, at: TopicPartition, rows: list[Any]) -> Batch | None:
@@ -84,14 +92,14 @@ class Decoder:
         given = [row for row in rows if row.value is not None]
         bad: set[int] = set()
 
-        def leave_out(place: int, data: bytes, why: str) -> None:
+        def without(place: int, data: bytes, why: str) -> None:
             bad.add(given[place].offset)
             self._bad(name, given[place].offset, data, why)
 
         try:
             values = iter(self._format.decode_many([row.value for row in given]))
         except DecodeError:
-            values = iter(self._format.decode_each([row.value for row in given], leave_out))
+            values = iter(self._format.decode_each([row.value for row in given], without))
         rows = [row for row in rows if row.offset not in bad]
         records = [
             KafkaRecord(
@@ -105,8 +113,30 @@ class Decoder:
             )
             for row in rows
         ]
-        return self._mark(name, RowBatch(records), rows)
+        read = [row.value for row in rows]
+        return self._mark(name, RowBatch(records), read, lambda place: int(rows[place].offset))
 
     def _bad(self, name: str, offset: int, data: bytes, reason: str) -> None:
         letter = DeadLetter(reason, self._context.node, name, offset, data)
         leave_out(self._context, letter, self._format.on_error, f"{name}, offset {offset}")
+
+
+class _Offsets:
+    """Where the records of some pieces stand; of few it is asked at all."""
+
+    def __init__(self, pieces: list[Piece]) -> None:
+        self._pieces = pieces
+        self._ends: list[int] = []
+
+    def at(self, place: int) -> int:
+        """The offset of the record at a place in all of them."""
+        if not self._ends:
+            self._ends = list(accumulate(len(piece.values) for piece in self._pieces))
+        number = bisect_right(self._ends, place)
+        before = self._ends[number - 1] if number else 0
+        return self._pieces[number].offsets[place - before]
+
+
+def _through(places: list[int], offsets: Callable[[int], int]) -> Callable[[int], int]:
+    """Offsets of those that are left, of the records at some places."""
+    return lambda place: offsets(places[place])

@@ -72,7 +72,7 @@ class FetchedByGetmany(Fetched):
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _kept(self, partition: TopicPartition) -> int:
-        return sum(len(one.records) for one in self._pieces.get(partition, ()))
+        return sum(len(one.values) for one in self._pieces.get(partition, ()))
 
     async def _fetch(self) -> None:
         consumer = self._consumer
@@ -105,10 +105,18 @@ class FetchedByGetmany(Fetched):
                     # Also when nothing but markers of transactions lay there.
                     self._positions[partition] = behind
                     records = found.get(partition, [])
-                    self._pieces.setdefault(partition, deque()).append(Piece(records, behind))
+                    self._pieces.setdefault(partition, deque()).append(Piece.of(records, behind))
                     self._arrived.set()
 
 
-def fetched_by(consumer: AIOKafkaConsumer, *, whole_batches: bool) -> Fetched:
-    """What a consumer fetches: whole batches where that is possible."""
-    return Fetched(consumer) if whole_batches else FetchedByGetmany(consumer)
+def fetched_by(consumer: AIOKafkaConsumer, *, whole_batches: bool, whole_records: bool) -> Fetched:
+    """What a consumer fetches: whole batches where that is possible.
+
+    Args:
+        consumer: It.
+        whole_batches: Whether it is possible.
+        whole_records: Whether more is wanted of records than their values.
+    """
+    if whole_batches:
+        return Fetched(consumer, whole=whole_records)
+    return FetchedByGetmany(consumer)

@@ -142,7 +142,7 @@ class KafkaReader(SourceReader[T]):
                 aiokafka.__version__,
                 lacks,
             )
-        self._fetched = fetched_by(consumer, whole_batches=not lacks)
+        self._fetched = fetched_by(consumer, whole_batches=not lacks, whole_records=source.metadata)
 
     def assign(self, positions: Mapping[str, Position | None]) -> None:
         begins = not self._assigned and not self._context.restored
@@ -332,14 +332,16 @@ class KafkaReader(SourceReader[T]):
     def _read(self, fetched: Fetched, partition: _Partition) -> Batch | None:
         """The next records of a partition; None if nothing but markers was there."""
         assert partition.offset is not None
-        rows: list[Any] = []
+        pieces, count = [], 0
         try:
-            while len(rows) < self._context.batch_rows and not partition.ended:
+            while count < self._context.batch_rows and not partition.ended:
                 piece = fetched.take(partition.at)
                 if piece is None:
                     break
-                rows += piece.records
                 partition.offset = piece.next_offset
+                piece = piece.between(0, partition.end)
+                pieces.append(piece)
+                count += len(piece.values)
         except errors.OffsetOutOfRangeError:
             # Not every engine calls us from within its loop.
             self._placing = self._loop.create_task(self._reset(partition))
@@ -351,10 +353,9 @@ class KafkaReader(SourceReader[T]):
         if partition.ended:
             assert partition.end is not None
             partition.offset = partition.end
-            rows = [row for row in rows if row.offset < partition.offset]
             fetched.stop(partition.at)
             self.active.discard(partition.name)
-        return self._decoder.decode(partition.name, partition.at, rows) if rows else None
+        return self._decoder.decode(partition.name, partition.at, pieces) if count else None
 
     # ------------------------------------------------------------------ when things go wrong
 

@@ -80,7 +80,10 @@ async def test_what_a_piece_no_longer_holds_is_noticed(servers, monkeypatch, nam
 async def test_what_is_read_otherwise_is_noticed(servers, monkeypatch):
     async with inside(servers) as consumer:
         monkeypatch.setattr(fetcher.PartitionRecords, "_consume_aborted_up_to", lambda *_: None)
-        assert fit.lacking(consumer) == "two record batches were read as [([0, 1], 2), ([2, 3], 4)]"
+        assert fit.lacking(consumer) == (
+            "two record batches were read as [([0, 1], [b'value', b'value'], 2), "
+            "([2, 3], [b'value', b'value'], 4)]"
+        )
 
 
 async def test_it_is_said_that_reading_is_slow(changed, servers, topic, caplog):
