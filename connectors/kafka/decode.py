@@ -63,7 +63,9 @@ class Decoder:
             return self._with_metadata(name, at, records)
         try:
             if self._context.layout == "columns" and values:
-                columns = self._format.decode_columns(b"\n".join(values))
+                lines = b"\n".join(values)
+                one_each = lines.count(b"\n") == len(values) - 1  # else one may be two
+                columns = self._format.decode_columns(lines) if one_each else None
                 if columns is not None and len(columns) == len(values):
                     return self._mark(name, columns, values, offsets)
             return self._mark(name, RowBatch(self._format.decode_many(values)), values, offsets)

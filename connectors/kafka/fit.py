@@ -10,10 +10,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.consumer import fetcher as inside
-from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.default_records import DefaultRecordBatch, DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
-from streamline.connectors.kafka.batches import pieces_of
+from streamline.connectors.kafka.batches import GapsError, pieces_of
 
 USED = {
     "": ("_fetcher", "_client"),
@@ -48,6 +48,8 @@ def lacking(consumer: AIOKafkaConsumer) -> str:
                 return f"{kind.__name__} has no {name}"
     try:
         return _read_a_piece()
+    except GapsError:
+        return "a record batch does not say how many records it has"
     except (AttributeError, TypeError) as error:
         return str(error)
 
@@ -55,6 +57,8 @@ def lacking(consumer: AIOKafkaConsumer) -> str:
 def _read_a_piece() -> str:
     """Read two transactions, the first of them aborted, and say what is wrong with what came."""
     data = b"".join([_batch(0, producer_id=1), _batch(2, producer_id=2)])
+    if not isinstance(MemoryRecords(data).next_batch(), DefaultRecordBatch):
+        return "a record batch is no DefaultRecordBatch"
     at = TopicPartition("fit", 0)
     fetched = inside.PartitionRecords(
         at, MemoryRecords(data), [(1, 0)], 0, None, None, True, _COMMITTED_ONLY

@@ -82,7 +82,9 @@ class Json(Format[T]):
                 if lines.count(b"\n") == len(data) - 1:
                     raise
             else:
-                if len(values) == len(data) and _one_each(lines, len(values)):
+                # An empty last one is no line, and would make up for a value that is two.
+                same = len(values) == len(data) and not lines.endswith(b"\n")
+                if same and _one_each(lines, len(values)):
                     return values
         return [self.decode_one(item) for item in data]
 

@@ -38,9 +38,11 @@ class Message(Protocol):
 class Protobuf(Format[T]):
     """Messages of Protocol Buffers, each alone.
 
-    Fields have the names of the .proto file. One that may be absent and is absent is left out, so
-    the Record's default stands for it. Members of an enum are their names, a
-    ``google.protobuf.Timestamp`` is a datetime in UTC.
+    Fields have the names of the .proto file. One that may be absent (``optional``, in a oneof, a
+    message) and is absent is left out, so the Record's default stands for it; of a oneof let it be
+    None, as one member alone is written. Members of an enum are their names, a
+    ``google.protobuf.Timestamp`` is a datetime in UTC, to the microsecond. Fields that the class
+    does not know are not handed on.
 
     Args:
         message: The class of the messages, from the module that protoc has generated.
@@ -103,14 +105,16 @@ class RegistryProtobuf(ByRegistry[T]):
 
     Values are as with ``Protobuf``. A value whose number is not that of a Protobuf schema, or that
     is another message of its schema, is bad; fields that were added or removed since are read as
-    Protocol Buffers says.
+    Protocol Buffers says. Which message it is goes by its name in that schema; a registry that has
+    schemas as text alone must have the messages in one order in all of them.
 
     Args:
         message: The class of the messages, from the module that protoc has generated.
         type_: A Record class to convert to and check; without one, values are dicts.
         registry: Where schemas are, or its url.
         schema: What is registered when writing, as .proto text; if not given, the descriptor
-            that the class brings along.
+            that the class brings along. What it imports is not registered with it, so it may
+            import what Protocol Buffers itself brings along.
         subject: Under which the schema is registered: ``<topic>-value`` as a rule.
         on_error: What happens to a value that cannot be decoded.
 
@@ -165,8 +169,8 @@ class RegistryProtobuf(ByRegistry[T]):
         )
         self.message = message
         self._codec = codec
-        self._paths = _paths(message.DESCRIPTOR)
-        self._seen: set[int] = set()
+        self._ours = _paths(_file_of(message.DESCRIPTOR), message.DESCRIPTOR.full_name)
+        self._paths: dict[int, list[bytes]] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         make, arguments = super().__reduce__()
@@ -174,10 +178,10 @@ class RegistryProtobuf(ByRegistry[T]):
 
     def decode_one(self, data: bytes) -> T:
         number, value = unpack(data)
-        if number not in self._seen:
-            self._known(number, lambda number: self.registry.schema(number, "PROTOBUF"))
-            self._seen.add(number)
-        for path in self._paths:
+        paths = self._paths.get(number)
+        if paths is None:
+            paths = self._paths[number] = self._known(number, self._where)
+        for path in paths:
             if value.startswith(path):
                 return cast(T, self._codec.decode(value[len(path) :]))
         wanted = self.message.DESCRIPTOR.full_name
@@ -188,8 +192,20 @@ class RegistryProtobuf(ByRegistry[T]):
             if self.subject is None or self.schema is None:
                 raise UsageError("RegistryProtobuf needs subject= to write")
             self._number = self.registry.register(self.subject, self.schema, "PROTOBUF")
-        head = pack(self._number, self._paths[0])
+        head = pack(self._number, self._ours[0])
         return [head + self._codec.encode(value) for value in values]
+
+    def _where(self, number: int) -> list[bytes]:
+        """How our message is named in front of values of a schema: by its place in that schema."""
+        try:
+            file = _file(base64.b64decode(self.registry.schema(number, "PROTOBUF"), validate=True))
+        except ValueError:
+            return self._ours  # the registry gives nothing but its text
+        wanted = self.message.DESCRIPTOR.full_name
+        found = _paths(file, wanted)
+        if not found:
+            raise DecodeError(f"schema {number} of the registry has no message {wanted}")
+        return found
 
     def __repr__(self) -> str:
         return f"RegistryProtobuf({self.message.__name__})"
@@ -212,7 +228,12 @@ class _Codec:
 
     def decode(self, data: bytes) -> Any:
         try:
-            plain = self._shape.read(self._message.FromString(data))
+            message = self._message.FromString(data)
+            if not message.IsInitialized():
+                raise DecodeError(
+                    f"the value is not {self._shape.name}: a required field is missing"
+                )
+            plain = self._shape.read(message)
         except (self._decode_error, ValueError) as error:
             raise DecodeError(f"the value is not {self._shape.name}: {error}") from error
         if self._type is None:
@@ -229,9 +250,11 @@ class _Codec:
             message = self._message()
             try:
                 plain = msgspec.to_builtins(value, builtin_types=_BUILTIN)
+                self._shape.write(message, plain)
+            except RecursionError as error:
+                raise EncodeError("a value cannot be written: it is nested too deeply") from error
             except (TypeError, ValueError, OverflowError) as error:
                 raise EncodeError(f"a value cannot be written: {error} ({value!r:.80})") from error
-            self._shape.write(message, plain)
         try:
             return cast(bytes, message.SerializeToString())
         except self._encode_error as error:
@@ -285,6 +308,7 @@ class _Field:
 
     def __init__(self, field: Any, known: dict[str, _Shape]) -> None:
         self.optional = field.has_presence
+        self._oneof = None if field.containing_oneof is None else field.containing_oneof.name
         self._of = f"{field.containing_type.full_name}.{field.name}"
         entry = field.message_type if _is_map(field) else None
         self._map, self._list = entry is not None, field.is_repeated
@@ -302,6 +326,12 @@ class _Field:
         Raises:
             EncodeError: If the value does not fit.
         """
+        other = None if self._oneof is None else message.WhichOneof(self._oneof)
+        if other is not None:
+            raise EncodeError(
+                f"{self._of} cannot be set beside {other!r}: of {self._oneof!r} one is written, "
+                "the others are to be None"
+            )
         try:
             if self._map:
                 self._fill_map(getattr(message, name), value)
@@ -359,18 +389,39 @@ def _is_map(field: Any) -> bool:
     return message is not None and bool(message.GetOptions().map_entry)
 
 
-def _paths(descriptor: Any) -> list[bytes]:
-    """Which message of its file it is, as the wire format has it: indexes from outside inwards.
+def _file(data: bytes) -> Any:
+    """A .proto file, from its bytes.
 
-    The first message has a short form, which comes first; some write its long one.
+    Raises:
+        ValueError: If they are none.
     """
     from google.protobuf.descriptor_pb2 import FileDescriptorProto
+    from google.protobuf.message import DecodeError as CannotDecode
 
-    names = descriptor.full_name.removeprefix(f"{descriptor.file.package}.").split(".")
-    level = FileDescriptorProto.FromString(descriptor.file.serialized_pb).message_type
-    path: list[int] = []
-    for name in names:
-        place = next(place for place, one in enumerate(level) if one.name == name)
+    try:
+        return FileDescriptorProto.FromString(data)
+    except CannotDecode as error:
+        raise ValueError(str(error)) from error
+
+
+def _file_of(descriptor: Any) -> Any:
+    return _file(descriptor.file.serialized_pb)
+
+
+def _paths(file: Any, name: str) -> list[bytes]:
+    """Which message of a file is meant, as the wire format has it; nothing if it is not there.
+
+    Indexes stand from outside inwards. The first message has a short form, which comes first; some
+    write its long one.
+    """
+    package = f"{file.package}." if file.package else ""
+    level, path = file.message_type, list[int]()
+    if not name.startswith(package):
+        return []
+    for part in name.removeprefix(package).split("."):
+        place = next((place for place, one in enumerate(level) if one.name == part), None)
+        if place is None:
+            return []
         path.append(place)
         level = level[place].nested_type
     long = b"".join(_varint(number << 1) for number in [len(path), *path])  # zigzag

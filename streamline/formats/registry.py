@@ -53,7 +53,7 @@ class SchemaRegistry:
         return {**self.__dict__, "_known": {}}
 
     def schema(self, number: int, kind: str = "AVRO") -> str:
-        """The text of a schema.
+        """The text of a schema; of Protobuf the compiled file in base64, if the registry has that.
 
         Args:
             number: Its number.
@@ -70,7 +70,9 @@ class SchemaRegistry:
         """
         known = self._known.get(number)
         if known is None:
-            status, answer = self._ask(f"/schemas/ids/{number}")
+            # Text of this kind would have to be compiled; many registries do that.
+            form = "?format=serialized" if kind == "PROTOBUF" else ""
+            status, answer = self._ask(f"/schemas/ids/{number}{form}")
             if status == _NOT_FOUND:
                 raise DecodeError(f"the schema registry at {self.url} has no schema {number}")
             # A registry names every kind but this one.

@@ -194,7 +194,8 @@ class Task:
         """What the task itself has counted, and how it stands; times in ms."""
         counters = self._chain.counters
         into = counters[self._place.stage.id]
-        sending = {outlet.node for outlet in self._place.outlets if outlet.tag == MAIN}
+        # Once for each that takes them; of side streams only what is written here is counted.
+        sending = [outlet.node for outlet in self._place.outlets if outlet.tag == MAIN]
         handed_on = sum(counters[node].records_out for node in sending)
         handed_on += sum(counters[node].records_in for node in self._chain.writers)
         senders = [sender for router in self._place.routers for sender in router.senders]

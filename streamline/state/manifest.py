@@ -125,8 +125,8 @@ class Manifest:
 
     @property
     def size_bytes(self) -> int:
-        """Length of all its files together."""
-        return sum(file.size_bytes for file in self.files())
+        """Length of all its files together; tasks may share some."""
+        return sum({file.digest: file.size_bytes for file in self.files()}.values())
 
     def to_bytes(self) -> bytes:
         """As bytes, with a checksum."""

@@ -63,7 +63,7 @@ def restore_state(
 
     The files of one old task, of which we keep the most, are opened as they are, and what is not
     ours is deleted by its range; entries of the others are copied. Where states were left out or
-    have changed, all entries are copied.
+    have changed, or we keep too little of each, all entries are copied.
 
     Raises:
         CheckpointError: If a file is missing or damaged.
@@ -110,9 +110,9 @@ def base_of(
     Of a task whose key groups are now spread over many, each copies its few: otherwise each would
     keep, until they are compacted, the files of all.
     """
-    kept = [(_kept(handle, key_range), handle) for handle in handles if _fits(handle, wanted)]
-    part, base = max(kept, key=lambda one: one[0] * one[1].size_bytes, default=(0.0, None))
-    return base if part >= _WORTH_KEEPING else None
+    parts = [(_kept(handle, key_range), handle) for handle in handles if _fits(handle, wanted)]
+    worth = [(part * handle.size_bytes, handle) for part, handle in parts if part >= _WORTH_KEEPING]
+    return max(worth, key=lambda one: one[0], default=(0.0, None))[1]
 
 
 def _kept(handle: StateHandle, key_range: KeyGroupRange) -> float:

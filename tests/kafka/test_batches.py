@@ -9,6 +9,7 @@ import pytest
 from aiokafka.consumer import fetcher
 
 from streamline.connectors.kafka import fit, reader
+from streamline.connectors.kafka.batches import GapsError
 from tests.kafka import test_source as by_batches
 from tests.kafka.topics import send_many
 
@@ -75,6 +76,21 @@ async def test_what_a_piece_no_longer_holds_is_noticed(servers, monkeypatch, nam
     async with inside(servers) as consumer:
         monkeypatch.setattr(fetcher.PartitionRecords, "__init__", without)
         assert name in fit.lacking(consumer)
+
+
+async def test_batches_of_another_kind_are_noticed(servers, monkeypatch):
+    async with inside(servers) as consumer:
+        monkeypatch.setattr(fit, "DefaultRecordBatch", int)
+        assert fit.lacking(consumer) == "a record batch is no DefaultRecordBatch"
+
+
+async def test_a_batch_that_does_not_say_where_it_ends_is_noticed(servers, monkeypatch):
+    def gaps(fetched, *, whole):
+        raise GapsError
+
+    async with inside(servers) as consumer:
+        monkeypatch.setattr(fit, "pieces_of", gaps)
+        assert "does not say how many records it has" in fit.lacking(consumer)
 
 
 async def test_what_is_read_otherwise_is_noticed(servers, monkeypatch):

@@ -18,6 +18,7 @@ message Order {
   bytes raw = 10;
   Order parent = 11;
   repeated State states = 12;
+  oneof how { string card = 13; int64 cash = 14; }
 }
 message Refund { string user = 1; message Why { string text = 1; } }
 """
@@ -54,8 +55,9 @@ def _file():
     _field(line, "pieces", 2, Field.TYPE_INT64)
     _field(order, "user", 1, Field.TYPE_STRING)
     _field(order, "amount", 2, Field.TYPE_DOUBLE)
-    order.oneof_decl.add(name="_note")
-    _field(order, "note", 3, Field.TYPE_STRING, proto3_optional=True, oneof_index=0)
+    order.oneof_decl.add(name="how")
+    order.oneof_decl.add(name="_note")  # those of optional fields come last
+    _field(order, "note", 3, Field.TYPE_STRING, proto3_optional=True, oneof_index=1)
     _field(order, "tags", 4, Field.TYPE_STRING, MANY)
     _field(order, "lines", 5, Field.TYPE_MESSAGE, MANY, ".shop.Order.Line")
     _map(order, "counts", 6, Field.TYPE_STRING, Field.TYPE_INT64)
@@ -65,23 +67,41 @@ def _file():
     _field(order, "raw", 10, Field.TYPE_BYTES)
     _field(order, "parent", 11, Field.TYPE_MESSAGE, type_name=".shop.Order")
     _field(order, "states", 12, Field.TYPE_ENUM, MANY, ".shop.State")
+    _field(order, "card", 13, Field.TYPE_STRING, oneof_index=0)
+    _field(order, "cash", 14, Field.TYPE_INT64, oneof_index=0)
     refund = file.message_type.add(name="Refund")
     _field(refund, "user", 1, Field.TYPE_STRING)
     _field(refund.nested_type.add(name="Why"), "text", 1, Field.TYPE_STRING)
     return file
 
 
-_pool = descriptor_pool.DescriptorPool()
-_pool.AddSerializedFile(timestamp_pb2.DESCRIPTOR.serialized_pb)
-_pool.AddSerializedFile(_file().SerializeToString())
+def _needing():
+    """Of proto2, where a field may be required."""
+    file = FileDescriptorProto(name="old.proto", package="old", syntax="proto2")
+    order = file.message_type.add(name="Order")
+    _field(order, "user", 1, Field.TYPE_STRING, Field.LABEL_REQUIRED)
+    return file
 
 
-def _class(name):
-    made = message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"shop.{name}"))
-    made.__module__ = __name__  # so that it can be pickled, as a generated one can
-    return made
+def _swapped():
+    """The same file with its messages in another order."""
+    file = _file()
+    messages = [type(one).FromString(one.SerializeToString()) for one in file.message_type]
+    del file.message_type[:]
+    file.message_type.extend(reversed(messages))
+    return file
 
 
-Order = _class("Order")
-Refund = _class("Refund")
-Why = _class("Refund.Why")
+def _class(file, name):
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(timestamp_pb2.DESCRIPTOR.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{file.package}.{name}"))
+
+
+Order = _class(_file(), "Order")
+Refund = _class(_file(), "Refund")
+Why = _class(_file(), "Refund.Why")
+Order.__module__ = __name__  # so that it can be pickled, as a generated one can
+SwappedOrder, SwappedRefund = (_class(_swapped(), name) for name in ("Order", "Refund"))
+Needing = _class(_needing(), "Order")

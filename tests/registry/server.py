@@ -28,7 +28,7 @@ class Registry:
                     return self._answer(503, {"message": "not now"})
                 if registry.password not in (None, self.headers["Authorization"]):
                     return self._answer(401, {"message": "who are you?"})
-                number = int(self.path.rpartition("/")[2])
+                number = int(self.path.partition("?")[0].rpartition("/")[2])
                 if number > len(registry.schemas):
                     return self._answer(404, {"error_code": 40403, "message": "not found"})
                 schema, kind = registry.schemas[number - 1]

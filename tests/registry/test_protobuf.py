@@ -54,6 +54,13 @@ class Order(sl.Record):
     at: datetime.datetime | None = None
 
 
+def deep(levels):
+    value = {}
+    for _ in range(levels):
+        value = {"parent": value}
+    return value
+
+
 def test_there_and_back():
     plain = sl.Protobuf(messages.Order)
     (data,) = plain.encode_many([FULL])
@@ -83,6 +90,27 @@ def test_a_message_that_is_there_though_nothing_is_in_it():
     assert "parent" not in orders.decode_one(orders.encode_many([{"parent": None}])[0])
 
 
+class Paid(sl.Record):
+    card: str | None = None
+    cash: int | None = None
+
+
+def test_one_of_several():
+    paid = sl.Protobuf(messages.Order, Paid)
+    given = [Paid(card="x"), Paid(cash=0), Paid()]
+    assert paid.decode_many(paid.encode_many(given)) == given
+    with pytest.raises(EncodeError, match=r"Order\.cash cannot be set beside 'card': of 'how' one"):
+        paid.encode_many([Paid("x", 0)])
+
+
+def test_a_required_field_that_is_missing():
+    old = sl.Protobuf(messages.Needing)
+    with pytest.raises(DecodeError, match=r"not old\.Order: a required field is missing"):
+        old.decode_one(b"")
+    with pytest.raises(EncodeError, match="missing required fields: user"):
+        old.encode_many([{}])
+
+
 def test_a_member_of_an_enum_that_is_not_known_stays_a_number():
     data = messages.Order(state=7, states=[1, 9]).SerializeToString()
     found = sl.Protobuf(messages.Order).decode_one(data)
@@ -109,6 +137,7 @@ def test_a_member_of_an_enum_that_is_not_known_stays_a_number():
         ("ann", "shop.Order is written from a Record or a dict, not 'ann'"),
         (None, "shop.Order is written from a Record or a dict, not None"),
         (object(), "a value cannot be written"),
+        (deep(100_000), "a value cannot be written: it is nested too deeply"),
         (messages.Refund(), "a value cannot be written"),
     ],
 )
@@ -166,7 +195,7 @@ def test_by_the_registry(registry):
     reading = pickle.loads(pickle.dumps(reading))
     registry.asked.clear()
     assert reading.decode_many(data * 50) == [Order("a", 1.5), Order("b", 2.0)] * 50
-    assert registry.asked == ["/schemas/ids/1"]
+    assert registry.asked == ["/schemas/ids/1?format=serialized"]
     long = data[0].replace(b"\0\n\1", b"\2\0\n\1")  # as some write the first message
     assert reading.decode_one(long) == Order("a", 1.5)
 
@@ -190,6 +219,31 @@ def test_which_message_of_its_file(registry, message, path):
         else:
             with pytest.raises(DecodeError, match="but another message of schema 1"):
                 reading.decode_one(data)
+
+
+def test_the_order_of_messages_is_that_of_the_schema(registry):
+    """A schema may have them in another order than the class that reads."""
+    (order,) = writing(registry, messages.SwappedOrder).encode_many([{"user": "ann"}])
+    (refund,) = writing(registry, messages.SwappedRefund).encode_many([{"user": "ann"}])
+    assert (unpack(order)[1][:2], unpack(refund)[1][:1]) == (b"\2\2", b"\0")
+    reading = sl.RegistryProtobuf(messages.Order, Order, registry=registry.url)
+    assert reading.decode_one(order) == Order("ann", 0.0)
+    with pytest.raises(DecodeError, match="but another message of schema 1"):
+        reading.decode_one(refund)
+
+
+def test_a_schema_without_the_message(registry):
+    (data,) = writing(registry, messages.Needing).encode_many([{"user": "ann"}])
+    reading = sl.RegistryProtobuf(messages.Order, Order, registry=registry.url)
+    with pytest.raises(DecodeError, match=r"schema 1 .* has no message shop\.Order"):
+        reading.decode_one(data)
+
+
+def test_a_registry_that_has_nothing_but_text(registry):
+    given = [Order("a", 1.5)]
+    data = writing(registry, schema='syntax = "proto3"; message Order {}').encode_many(given)
+    reading = sl.RegistryProtobuf(messages.Order, Order, registry=registry.url)
+    assert reading.decode_many(data) == given
 
 
 def test_bad_values_of_the_registry(registry):

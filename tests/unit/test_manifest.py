@@ -66,6 +66,7 @@ def test_files_and_their_size() -> None:
     found = manifest(7, "a", "b")
     assert [file.digest for file in found.files()] == ["a", "b"]
     assert found.size_bytes == 20
+    assert manifest(7, "a", "b", "a").size_bytes == 20  # two tasks may share a file
     assert Manifest("j", 1, "checkpoint", 0, 0, 128, {}, []).files() == []
 
 
