@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 _LOOK_EVERY_S = 0.2
 MOST_PRINTED = 16 << 20
 _TAIL = 4_000
+_LEASH = "STREAMLINE_LEASH"
 
 
 class OverLimitError(Exception):
@@ -26,6 +28,8 @@ async def run(
     *command: str, cwd: Path, log: Path, within_s: float, env: Mapping[str, str] | None = None
 ) -> tuple[int, str]:
     """Run a command to its end; what it has started ends with it.
+
+    A command that calls :func:`end_with_parent` also ends if we are killed meanwhile.
 
     Args:
         command: The program and its arguments.
@@ -41,6 +45,7 @@ async def run(
         OverLimitError: If it took too long, or printed too much.
         OSError: If it cannot be started.
     """
+    leash, ours = os.pipe()  # nobody else has our end: it is closed when we are gone
     try:
         with log.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
@@ -49,7 +54,8 @@ async def run(
                 stdout=file,
                 stderr=file,
                 cwd=cwd,
-                env=env,
+                env={**(os.environ if env is None else env), _LEASH: str(leash)},
+                pass_fds=[leash],
                 start_new_session=True,
             )
         try:
@@ -65,7 +71,23 @@ async def run(
             await process.wait()
         return process.returncode or 0, _end_of(log)
     finally:
+        os.close(leash)
+        os.close(ours)
         log.unlink(missing_ok=True)
+
+
+def end_with_parent() -> None:
+    """In a process that :func:`run` has started: end, with all of the session, if its parent does.
+
+    A job's file that is looked at may never come to an end by itself.
+    """
+    leash = int(os.environ.pop(_LEASH))
+
+    def watch() -> None:
+        os.read(leash, 1)  # nothing ever comes
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, name="leash", daemon=True).start()
 
 
 async def _has_ended(process: asyncio.subprocess.Process) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from streamline.cluster.child import end_with_parent
 from streamline.cluster.files import Inspection
 from streamline.coordinator.fit import Fit, compare
 from streamline.engines.statedir import newest_checkpoint
@@ -62,6 +63,7 @@ def _of(fit: Fit) -> str:
 
 def main() -> None:
     """Entry point of the process."""
+    end_with_parent()
     place = Path(sys.argv[1])
     asked = msgspec.json.decode(place.read_bytes(), type=Inspection)
     try:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import io
 import random
 import signal
@@ -12,6 +13,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import psutil
 import pytest
 
 from streamline.clock import SystemClock
@@ -192,3 +194,15 @@ def test_the_daemon_is_killed_over_a_submission(tmp_path):
         while list((cluster.data / "jobs").iterdir()):
             pass
         assert cluster.http.get("/v1/jobs").json() == []
+    gone = time.monotonic() + 10
+    while any(str(tmp_path) in word for word in words_of_processes()):
+        assert time.monotonic() < gone, "the job's file is still looked at, by a process of its own"
+
+
+def words_of_processes():
+    """What all that run were called with."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            found += process.cmdline()
+    return found
