@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,15 +26,30 @@ def orders(job: sl.Job, input: str, *, late: str = "20s") -> sl.Stream[Order]:
 
 def tumbling(input: str, output: str) -> sl.Job:
     job = sl.Job("tumbling")
+    totals(orders(job, input), output)
+    return job
+
+
+def tumbling_slowly(input: str, output: str) -> sl.Job:
+    """The same with a slow function, so that a million records are long enough to kill it often."""
+    job = sl.Job("tumbling")
+    totals(orders(job, input).map_batch(after_a_while), output)
+    return job
+
+
+def after_a_while(batch: list[Order]) -> list[Order]:
+    time.sleep(0.02)
+    return batch
+
+
+def totals(stream: sl.Stream[Order], output: str) -> None:
     (
-        orders(job, input)
-        .filter(lambda order: order.amount > 3)
+        stream.filter(lambda order: order.amount > 3)
         .key_by("user")
         .window(sl.Tumbling("10s"))
         .aggregate(total=sl.Sum("amount"), count=sl.Count(), mean=sl.Mean("amount"))
         .sink("out", FileSink(output, format=sl.Json()))
     )
-    return job
 
 
 def sliding(input: str, output: str) -> sl.Job:

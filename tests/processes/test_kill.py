@@ -83,7 +83,7 @@ def test_one_worker_is_killed_all_over_a_run(
     rng = chance()
     options = ["--max-restarts", "50"]
     run = Run(
-        *("tumbling", tmp_path),
+        *("tumbling_slowly", tmp_path),
         input=large,
         parallelism=2,
         checkpoint_every=OFTEN,
@@ -112,7 +112,7 @@ def test_everything_is_killed_all_over_a_run(
     def start() -> Run:
         parallelism = rng.randint(1, 3)
         return Run(
-            *("tumbling", tmp_path),
+            *("tumbling_slowly", tmp_path),
             input=large,
             parallelism=parallelism,
             checkpoint_every=OFTEN,
