@@ -38,6 +38,11 @@ class KeyGroupRange(NamedTuple):
         """Whether the two have a group in common."""
         return self.start < other.stop and other.start < self.stop
 
+    def common(self, other: KeyGroupRange) -> KeyGroupRange:
+        """The groups that are in both; an empty range if none is."""
+        start = max(self.start, other.start)
+        return KeyGroupRange(start, max(start, min(self.stop, other.stop)))
+
 
 def _mix(value: int) -> int:
     """Finalizer of splitmix64 (Steele, Lea, Flood: Fast splittable generators, 2014)."""

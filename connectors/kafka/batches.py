@@ -258,16 +258,14 @@ def pieces_of(fetched: Any, *, whole: bool) -> Iterator[Piece]:
         if fetched._check_crcs and not batch.validate_crc():
             raise CorruptRecordException(f"a record batch of {fetched._tp} is damaged")
         first, behind = fetched.next_fetch_offset, batch.next_offset
+        hidden = batch.is_control_batch
         if committed_only and batch.producer_id is not None:
             fetched._consume_aborted_up_to(batch.base_offset)
             aborted = fetched._aborted_producers
             if batch.is_control_batch and fetched._contains_abort_marker(batch):
                 aborted.discard(batch.producer_id)
-            if batch.is_transactional and batch.producer_id in aborted:
-                fetched.next_fetch_offset = behind
-                yield Piece([], [], behind, [])
-                continue
-        if batch.is_control_batch:
+            hidden = hidden or (batch.is_transactional and batch.producer_id in aborted)
+        if hidden:
             piece = Piece([], [], behind, [])
         elif whole or not isinstance(batch, DefaultRecordBatch):
             piece = Piece.of(list(batch), behind)

@@ -157,13 +157,13 @@ class StateDir:
         source, manifest = newest_checkpoint(origin)
         folder = self.live / "from"
         folder.mkdir(parents=True)
-        files = {file.digest: file for file in manifest.files()}
-        for file in files.values():
+        files = manifest.files()
+        for file in files:
             source.fetch(file, folder / file.digest)
         self.start_over()
         try:
-            for digest in files:
-                self.store.put_file(folder / digest, digest)
+            for file in files:
+                self.store.put_file(folder / file.digest, file.digest)
         except OSError as error:
             raise self._unusable(error) from error
         self.store.write_manifest(manifest)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast, overload
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
+from streamline.formats.base import converted
 from streamline.formats.by_registry import ByRegistry
 from streamline.formats.registry import SchemaRegistry, pack, unpack
 from streamline.io import OnError
@@ -98,20 +99,13 @@ class Avro(ByRegistry[T]):
             ) from error
         except (EOFError, ValueError, TypeError, LookupError, OverflowError) as error:
             raise DecodeError(f"the value is not what schema {number} says: {error}") from error
-        if self.type_ is None:
-            return cast(T, record)
-        try:
-            return cast(T, msgspec.convert(record, self.type_))
-        except msgspec.ValidationError as error:
-            raise DecodeError(str(error)) from error
+        return cast(T, converted(record, self.type_))
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:
-        if self._wanted is None or self.schema is None:
+        if self._wanted is None:
             raise UsageError("Avro(schema=...) is needed to write")
-        if self._number is None:
-            if self.subject is None:
-                raise UsageError('Avro(subject=...) is needed to write, such as "orders-value"')
-            self._number = self.registry.register(self.subject, self.schema, "AVRO")
+        needed = 'Avro(subject=...) is needed to write, such as "orders-value"'
+        number = self._registered("AVRO", needed)
         encoded: list[bytes] = []
         for value in values:
             out = io.BytesIO()
@@ -122,7 +116,7 @@ class Avro(ByRegistry[T]):
                 raise EncodeError(
                     f"a value does not fit the Avro schema: {error} ({value!r:.80})"
                 ) from error
-            encoded.append(pack(self._number, out.getvalue()))
+            encoded.append(pack(number, out.getvalue()))
         return encoded
 
     def _writer(self, number: int) -> Any:

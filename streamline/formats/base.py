@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeAlias, TypeVar
+from typing import Generic, TypeAlias, TypeVar, cast
+
+import msgspec
 
 from streamline.batch import ColumnBatch
 from streamline.errors import DecodeError, EncodeError
@@ -17,6 +19,20 @@ from streamline.io import OnError, checked_on_error
 T = TypeVar("T")
 BadValue: TypeAlias = Callable[[int, bytes, str], None]
 """Called with the place in the batch, the bytes and the reason of a value that is bad."""
+
+
+def converted(plain: object, type_: type[T] | None) -> T:
+    """A decoded value as one of a type, checked; as it is, if none is asked for.
+
+    Raises:
+        DecodeError: If it does not fit.
+    """
+    if type_ is None:
+        return cast(T, plain)
+    try:
+        return msgspec.convert(plain, type_)
+    except msgspec.ValidationError as error:
+        raise DecodeError(str(error)) from error
 
 
 class Format(ABC, Generic[T]):

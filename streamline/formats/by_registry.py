@@ -48,13 +48,17 @@ class ByRegistry(Format[T]):
     def __reduce__(self) -> tuple[Any, ...]:
         make = partial(
             type(self),
-            self.type_,
+            *self._given(),
             registry=self.registry,
             schema=self.schema,
             subject=self.subject,
             on_error=self.on_error,
         )
         return make, ()
+
+    def _given(self) -> tuple[Any, ...]:
+        """What it was made with beside the registry."""
+        return (self.type_,)
 
     def decode_many(self, data: Sequence[bytes]) -> list[T]:
         self._refused.clear()
@@ -74,6 +78,18 @@ class ByRegistry(Format[T]):
         except DecodeError as error:
             self._refused[number] = error
             raise
+
+    def _registered(self, kind: str, needed: str) -> int:
+        """The number of our schema, which is registered with the first value.
+
+        Raises:
+            UsageError: If there is no schema or no subject; says what is needed.
+        """
+        if self._number is None:
+            if self.subject is None or self.schema is None:
+                raise UsageError(needed)
+            self._number = self.registry.register(self.subject, self.schema, kind)
+        return self._number
 
 
 class RegistryJson(ByRegistry[T]):
@@ -149,11 +165,8 @@ class RegistryJson(ByRegistry[T]):
             raise DecodeError(str(error)) from error
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:
-        if self._number is None:
-            if self.subject is None or self.schema is None:
-                raise UsageError("RegistryJson needs subject= and a schema to write")
-            self._number = self.registry.register(self.subject, self.schema, "JSON")
+        number = self._registered("JSON", "RegistryJson needs subject= and a schema to write")
         try:
-            return [pack(self._number, self._encoder.encode(value)) for value in values]
+            return [pack(number, self._encoder.encode(value)) for value in values]
         except (TypeError, ValueError, OverflowError) as error:
             raise EncodeError(f"a value cannot be written as JSON: {error}") from error

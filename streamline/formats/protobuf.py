@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast, overload
 import msgspec
 
 from streamline.errors import DecodeError, EncodeError, UsageError
-from streamline.formats.base import Format
+from streamline.formats.base import Format, converted
 from streamline.formats.by_registry import ByRegistry
 from streamline.formats.registry import SchemaRegistry, pack, unpack
 from streamline.io import OnError
@@ -169,12 +169,13 @@ class RegistryProtobuf(ByRegistry[T]):
         )
         self.message = message
         self._codec = codec
-        self._ours = _paths(_file_of(message.DESCRIPTOR), message.DESCRIPTOR.full_name)
+        self._ours = _paths(
+            _file(message.DESCRIPTOR.file.serialized_pb), message.DESCRIPTOR.full_name
+        )
         self._paths: dict[int, list[bytes]] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        make, arguments = super().__reduce__()
-        return partial(make.func, self.message, *make.args, **make.keywords), arguments
+    def _given(self) -> tuple[Any, ...]:
+        return self.message, self.type_
 
     def decode_one(self, data: bytes) -> T:
         number, value = unpack(data)
@@ -188,11 +189,8 @@ class RegistryProtobuf(ByRegistry[T]):
         raise DecodeError(f"the value is not {wanted} but another message of schema {number}")
 
     def encode_many(self, values: Sequence[T]) -> list[bytes]:
-        if self._number is None:
-            if self.subject is None or self.schema is None:
-                raise UsageError("RegistryProtobuf needs subject= to write")
-            self._number = self.registry.register(self.subject, self.schema, "PROTOBUF")
-        head = pack(self._number, self._ours[0])
+        number = self._registered("PROTOBUF", "RegistryProtobuf needs subject= to write")
+        head = pack(number, self._ours[0])
         return [head + self._codec.encode(value) for value in values]
 
     def _where(self, number: int) -> list[bytes]:
@@ -215,7 +213,7 @@ class _Codec:
     """Messages of one class to values of one type, and back."""
 
     def __init__(self, message: type[Message], type_: Any) -> None:
-        errors = _errors()
+        self._decode_error, self._encode_error = _errors()
         descriptor = getattr(message, "DESCRIPTOR", None)
         if not isinstance(message, type) or not hasattr(descriptor, "fields_by_name"):
             raise UsageError(
@@ -224,7 +222,6 @@ class _Codec:
         self._message: Any = message
         self._type = type_
         self._shape = _Shape.of(descriptor, {})
-        self._decode_error, self._encode_error = errors
 
     def decode(self, data: bytes) -> Any:
         try:
@@ -236,12 +233,7 @@ class _Codec:
             plain = self._shape.read(message)
         except (self._decode_error, ValueError) as error:
             raise DecodeError(f"the value is not {self._shape.name}: {error}") from error
-        if self._type is None:
-            return plain
-        try:
-            return msgspec.convert(plain, self._type)
-        except msgspec.ValidationError as error:
-            raise DecodeError(str(error)) from error
+        return converted(plain, self._type)
 
     def encode(self, value: object) -> bytes:
         if isinstance(value, self._message):
@@ -402,10 +394,6 @@ def _file(data: bytes) -> Any:
         return FileDescriptorProto.FromString(data)
     except CannotDecode as error:
         raise ValueError(str(error)) from error
-
-
-def _file_of(descriptor: Any) -> Any:
-    return _file(descriptor.file.serialized_pb)
 
 
 def _paths(file: Any, name: str) -> list[bytes]:

@@ -242,8 +242,8 @@ class KeyedState:
                 pending.declined(snapshot.epoch, str(result))
                 return
             self._uploaded[snapshot.epoch] = {file.name: file for file in result}
-            self._stored_bytes = sum(file.size_bytes for file in result)
             handle = self._handle(result, metadata)
+            self._stored_bytes = handle.size_bytes
             pending.taken(replace(snapshot, state=handle))
 
         self._services.aside(upload, done)

@@ -120,13 +120,14 @@ class Manifest:
     lineage: str = ""
 
     def files(self) -> list[StateFile]:
-        """All files it refers to."""
-        return [file for task in self.tasks if task.state for file in task.state.files]
+        """All files it refers to, each once: tasks may share some."""
+        files = (file for task in self.tasks if task.state for file in task.state.files)
+        return list({file.digest: file for file in files}.values())
 
     @property
     def size_bytes(self) -> int:
-        """Length of all its files together; tasks may share some."""
-        return sum({file.digest: file.size_bytes for file in self.files()}.values())
+        """Length of all its files together."""
+        return sum(file.size_bytes for file in self.files())
 
     def to_bytes(self) -> bytes:
         """As bytes, with a checksum."""

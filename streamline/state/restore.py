@@ -118,16 +118,14 @@ def base_of(
 def _kept(handle: StateHandle, key_range: KeyGroupRange) -> float:
     """Which part of its key groups is ours."""
     start, stop = handle.key_range
-    ours = min(stop, key_range.stop) - max(start, key_range.start)
-    return max(0, ours) / max(1, stop - start)
+    ours = handle.key_range.common(key_range)
+    return (ours.stop - ours.start) / max(1, stop - start)
 
 
 def _keep(kv: KeyValueStore, was: KeyGroupRange, now: KeyGroupRange) -> None:
     """Delete the key groups that are not ours any more."""
-    for start, stop in (
-        (was.start, min(now.start, was.stop)),
-        (max(now.stop, was.start), was.stop),
-    ):
+    ours = was.common(now)
+    for start, stop in ((was.start, ours.start), (ours.stop, was.stop)):
         if start < stop:
             kv.delete_range(*groups_range(start, stop))
 
@@ -204,10 +202,8 @@ def _copy(
         for table in handle.metadata["tables"]
         if _place(table) in wanted.layouts
     }
-    start = max(handle.key_range.start, key_range.start)
-    stop = min(handle.key_range.stop, key_range.stop)
     part: list[tuple[bytes, bytes]] = []
-    for key, value in old.scan(*groups_range(start, stop)):
+    for key, value in old.scan(*groups_range(*handle.key_range.common(key_range))):
         state = state_of(key)
         if state in conversions:
             convert = conversions[state]

@@ -94,14 +94,14 @@ def export_checkpoint(
     """
     copy = replace(manifest, kind="savepoint")
     other = open_store(target)
-    files = {file.digest: file for file in manifest.files()}
     scratch.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=scratch, prefix="savepoint-"))
     try:
-        for digest, file in files.items():
-            store.fetch(file, folder / digest)
-            other.put_file(folder / digest, digest)
-            (folder / digest).unlink(missing_ok=True)
+        for file in manifest.files():
+            local = folder / file.digest
+            store.fetch(file, local)
+            other.put_file(local, file.digest)
+            local.unlink(missing_ok=True)
     except OSError as error:
         raise CheckpointError(f"the savepoint {target} cannot be written: {error}") from error
     finally:

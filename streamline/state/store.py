@@ -173,7 +173,7 @@ class CheckpointStore(ABC):
             CheckpointError: If a file is there but cannot be read now.
         """
         problems: list[str] = []
-        for file in {file.digest: file for file in manifest.files()}.values():
+        for file in manifest.files():
             try:
                 found = hashlib.blake2b(digest_size=DIGEST_BYTES)
                 for chunk in self.chunks(file.digest):

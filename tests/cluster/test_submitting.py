@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import contextlib
 import io
 import random
 import signal
@@ -195,14 +194,8 @@ def test_the_daemon_is_killed_over_a_submission(tmp_path):
             pass
         assert cluster.http.get("/v1/jobs").json() == []
     gone = time.monotonic() + 10
-    while any(str(tmp_path) in word for word in words_of_processes()):
+    while any(
+        str(tmp_path) in " ".join(process.info["cmdline"] or ())
+        for process in psutil.process_iter(["cmdline"])
+    ):
         assert time.monotonic() < gone, "the job's file is still looked at, by a process of its own"
-
-
-def words_of_processes():
-    """What all that run were called with."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            found += process.cmdline()
-    return found

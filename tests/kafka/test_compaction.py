@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka import TopicPartition
 
 import streamline as sl
 from streamline.connectors.kafka import KafkaSource
 from streamline.testing.services import KafkaBroker
 from tests.kafka.test_source import Reading, read
-from tests.kafka.topics import create, producer_of
+from tests.kafka.topics import create, producer_of, read_all
 from tests.services.started import started
 
 KEYS, ROUNDS = 7, 30
@@ -42,19 +42,8 @@ async def written(producer, topic, numbers):
 
 async def by_getmany(servers, topic):
     """Offsets and values, by aiokafka alone."""
-    at, found = TopicPartition(topic, 0), []
-    consumer = AIOKafkaConsumer(bootstrap_servers=servers, enable_auto_commit=False)
-    await consumer.start()
-    try:
-        consumer.assign([at])
-        await consumer.seek_to_beginning(at)
-        end = (await consumer.end_offsets([at]))[at]
-        while await consumer.position(at) < end:
-            for records in (await consumer.getmany(timeout_ms=100)).values():
-                found += [(record.offset, record.value) for record in records]
-    finally:
-        await consumer.stop()
-    return found
+    found = await read_all(servers, topic, "read_uncommitted")
+    return [(record.offset, record.value) for record in found]
 
 
 async def compacted(servers, topic):
